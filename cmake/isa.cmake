@@ -1,0 +1,37 @@
+# One OBJECT library per instruction set, so that no file but these is compiled with its flags: an inline function compiled
+# under AVX-512 and linked elsewhere would kill an older machine. A kernel folder adds a file with
+#   filigree_isa_sources(avx2 ${CMAKE_CURRENT_SOURCE_DIR}/avx2.cc)
+# and nothing happens where the target processor is of another family.
+set(FILIGREE_ISA_X86_avx2 -mavx2 -mfma -mf16c -mbmi -mbmi2 -mpopcnt -mlzcnt)
+set(FILIGREE_ISA_X86_avxvnni ${FILIGREE_ISA_X86_avx2} -mavxvnni)
+set(FILIGREE_ISA_X86_avx512 ${FILIGREE_ISA_X86_avx2} -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512)
+set(FILIGREE_ISA_X86_avx512vnni ${FILIGREE_ISA_X86_avx512} -mavx512vnni -mavx512vbmi -mavx512vbmi2)
+set(FILIGREE_ISA_X86_avx512bf16 ${FILIGREE_ISA_X86_avx512vnni} -mavx512bf16)
+set(FILIGREE_ISA_X86_amx ${FILIGREE_ISA_X86_avx512bf16} -mamx-tile -mamx-int8 -mamx-bf16)
+set(FILIGREE_ISA_ARM_neon -march=armv8.2-a+dotprod+fp16)
+set(FILIGREE_ISA_ARM_neoni8mm -march=armv8.2-a+dotprod+fp16+i8mm+bf16)
+
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  set(FILIGREE_CPU_FAMILY X86)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
+  set(FILIGREE_CPU_FAMILY ARM)
+else()
+  set(FILIGREE_CPU_FAMILY NONE)
+endif()
+
+function(filigree_isa_sources isa)
+  if(NOT DEFINED FILIGREE_ISA_${FILIGREE_CPU_FAMILY}_${isa})
+    return()
+  endif()
+  set(lib filigree_isa_${isa})
+  if(NOT TARGET ${lib})
+    add_library(${lib} OBJECT)
+    target_link_libraries(${lib} PRIVATE filigree_options)
+    # -ffp-contract=off: a fused multiply-add happens where the kernel says so, identically on every compiler.
+    target_compile_options(${lib} PRIVATE ${FILIGREE_ISA_${FILIGREE_CPU_FAMILY}_${isa}} -ffp-contract=off)
+    string(TOUPPER ${isa} upper)
+    set_property(GLOBAL APPEND PROPERTY FILIGREE_ISA_LIBS ${lib})
+    set_property(GLOBAL APPEND PROPERTY FILIGREE_ISA_DEFINITIONS FILIGREE_HAS_${upper}=1)
+  endif()
+  target_sources(${lib} PRIVATE ${ARGN})
+endfunction()
