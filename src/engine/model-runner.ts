@@ -1,0 +1,143 @@
+/**
+ * The one door between the scheduler and whatever computes a step. The engine knows only this file; the native addon
+ * and the test fakes implement it. Everything in a record is plain data, so that a step is one crossing.
+ */
+
+/** How tokens of one request are drawn. Order of operations: bias and allow-list, penalties, temperature, min-p, top-k, top-p. */
+export interface SamplingParams {
+  /** 0 is greedy. */
+  temperature: number;
+  /** 0 turns it off. */
+  topK: number;
+  topP: number;
+  minP: number;
+  repetitionPenalty: number;
+  frequencyPenalty: number;
+  presencePenalty: number;
+  logitBias: [id: number, value: number][];
+  /** Key of the request's own counter-based random stream. */
+  seed: bigint;
+  /** -1: none; k >= 0: the sampled token's log-probability and the k most likely. */
+  logprobs: number;
+  /** -1: none; k >= 0: log-probabilities of the prompt's tokens, with the k most likely at each position. */
+  promptLogprobs: number;
+  /** Until so many tokens are sampled, `suppressedUntilMin` cannot be. */
+  minTokens: number;
+  suppressedUntilMin: number[];
+  allowedTokenIds: number[] | null;
+  /** Token sequences that must not appear; the last token of one is banned when the others stand before it. */
+  badWords: number[][];
+}
+
+/** Plain greedy sampling: the neutral value of every parameter. */
+export const GREEDY: Readonly<SamplingParams> = Object.freeze({
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  repetitionPenalty: 1,
+  frequencyPenalty: 0,
+  presencePenalty: 0,
+  logitBias: [],
+  seed: 0n,
+  logprobs: -1,
+  promptLogprobs: -1,
+  minTokens: 0,
+  suppressedUntilMin: [],
+  allowedTokenIds: null,
+  badWords: [],
+});
+
+/** What one sequence does in a step: a prefill chunk, or one decode token. */
+export interface StepEntry {
+  slot: number;
+  /** Ids of this chunk, at least one. */
+  tokens: Int32Array;
+  /** Position of `tokens[0]` in the sequence. */
+  position: number;
+  /** Physical blocks of positions 0 .. position + tokens.length - 1, in order. */
+  blockTable: Int32Array;
+  /** Whether the last token's logits are sampled. */
+  sample: boolean;
+}
+
+export interface BlockCopy {
+  from: number;
+  to: number;
+}
+
+export interface StepRecord {
+  entries: StepEntry[];
+  /** Whole-block copies (copy-on-write), done before anything else of the step. */
+  copies: BlockCopy[];
+}
+
+/** The `k` most likely tokens of one distribution, most likely first. */
+export interface TopLogprobs {
+  ids: Int32Array;
+  logprobs: Float32Array;
+}
+
+/**
+ * Log-probabilities of the prompt inside one chunk: row i belongs to position `entry.position + i`, for as long as the
+ * next position is still in the prompt. `logprobs[i]` is that of `prompt[position + i + 1]` given all before it.
+ */
+export interface PromptLogprobs {
+  /** [rows] */
+  logprobs: Float32Array;
+  /** [rows][k] */
+  topIds: Int32Array;
+  /** [rows][k] */
+  topLogprobs: Float32Array;
+  k: number;
+}
+
+export interface StepOutput {
+  slot: number;
+  /** -1 when the entry was not sampled. */
+  token: number;
+  logprob: number;
+  top: TopLogprobs | null;
+  prompt: PromptLogprobs | null;
+  /** Set when this row alone failed. */
+  error: 'non_finite_logits' | null;
+}
+
+/** Tokens in one KV block; the kernels are compiled for it. */
+export const BLOCK_SIZE = 16;
+
+export interface RunnerInfo {
+  vocabSize: number;
+  maxModelLen: number;
+  blockSize: 16;
+  numBlocks: number;
+  maxSlots: number;
+  maxBatchedTokens: number;
+  threads: number;
+  isa: string;
+  weightBytes: number;
+  /** What the same weights take as dense f32. */
+  denseF32Bytes: number;
+  /** Fraction of zeros over all matrices. */
+  sparsity: number;
+  /** Bytes by weight format. */
+  formats: Record<string, number>;
+  kvType: string;
+  kvBytes: number;
+  loadMs: number;
+  fromCache: boolean;
+}
+
+export interface ModelRunner {
+  readonly info: RunnerInfo;
+  /**
+   * Binds a slot to a request. `output` holds the tokens it generated before a preemption, so that penalties, the
+   * random counter and `minTokens` go on where they were. The slot's sampler counts its own sampled tokens after that.
+   */
+  openSlot(slot: number, params: SamplingParams, prompt: Int32Array, output: Int32Array): void;
+  closeSlot(slot: number): void;
+  /** One step at a time. Outputs stand in the order of `record.entries`. A rejection fails the whole step. */
+  step(record: StepRecord): Promise<StepOutput[]>;
+  /** After the step in flight, if any, has ended. */
+  close(): Promise<void>;
+}
