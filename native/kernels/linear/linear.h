@@ -31,7 +31,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "base/cpu_features.h"
+namespace filigree {
+struct CpuFeatures;
+}
 
 namespace filigree::linear {
 
