@@ -76,7 +76,8 @@ export type Encoding =
   | 'int-quantized'
   | 'pack-quantized'
   | 'bitmask+int-quantized'
-  | 'bitmask+pack-quantized';
+  | 'bitmask+pack-quantized'
+  | 'random';
 
 export interface TensorEntry {
   /** Canonical Hugging Face name, e.g. model.layers.0.self_attn.q_proj.weight. */
@@ -92,6 +93,8 @@ export interface TensorEntry {
   bits?: number;
   /** GGUF stores q and k rows of Llama interleaved for its own rotation: this many heads are to be un-permuted. */
   permutedHeads?: number;
+  /** encoding random (benchmarks of a shape): the seed of the values and the fraction of zeros. */
+  random?: { seed: number; zeros: number };
 }
 
 export interface TokenizerConfig {
