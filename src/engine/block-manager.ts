@@ -83,7 +83,7 @@ export class BlockManager {
   private readonly index = new Map<number, CacheNode>();
   private readonly queue: FreeQueue;
   private readonly hash: BlockHash;
-  private readonly prefixCache: boolean;
+  readonly prefixCache: boolean;
 
   constructor(
     readonly numBlocks: number,

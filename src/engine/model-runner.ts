@@ -116,6 +116,8 @@ export interface RunnerInfo {
   threads: number;
   isa: string;
   weightBytes: number;
+  /** Weight bytes that one decode step reads: all but the rows of the embedding it does not look up. */
+  decodeWeightBytes: number;
   /** What the same weights take as dense f32. */
   denseF32Bytes: number;
   /** Fraction of zeros over all matrices. */
@@ -124,6 +126,8 @@ export interface RunnerInfo {
   formats: Record<string, number>;
   kvType: string;
   kvBytes: number;
+  /** Keys and values of one token over all layers. */
+  kvBytesPerToken: number;
   loadMs: number;
   fromCache: boolean;
 }

@@ -1,0 +1,159 @@
+import { BlockTable } from './block-manager.js';
+import type { PromptLogprobs, SamplingParams, StepOutput } from './model-runner.js';
+import type { FinishReason, GenerateRequest } from './request.js';
+
+/** Where a sequence stands: `waiting` holds no blocks and no slot, `running` holds both, `finished` neither. */
+export type SequenceState = 'waiting' | 'running' | 'finished';
+
+/** One request inside the scheduler: its tokens, how many of them are computed, its slot and its blocks. */
+export class Sequence {
+  state: SequenceState = 'waiting';
+  slot = -1;
+  /** Positions whose keys and values are in the cache. */
+  computed = 0;
+  readonly table: BlockTable;
+  readonly priority: number;
+  readonly stopTokenIds: ReadonlySet<number>;
+
+  /** The consumer is behind: compute nothing for it until it has caught up. */
+  paused = false;
+  /** Its owner has left; the scheduler lets it go before the next step. */
+  aborted = false;
+
+  preemptions = 0;
+  /** The scheduler's count of departures when this sequence was last preempted, -1 if it never was. */
+  preemptedAt = -1;
+  /** Prompt tokens found in the prefix cache at the first admission, -1 before it. */
+  cachedTokens = -1;
+
+  finishReason: FinishReason | null = null;
+  stopTokenId: number | null = null;
+  error: Error | null = null;
+
+  private ids: Int32Array;
+  /** All tokens, prompt and output. */
+  length: number;
+  private promptRows: PromptLogprobs[] = [];
+  private promptReported: boolean;
+
+  constructor(
+    readonly request: GenerateRequest,
+    /** Order of submission: decides among equal priorities. */
+    readonly order: number,
+    readonly maxModelLen: number,
+  ) {
+    this.priority = request.priority ?? 0;
+    this.stopTokenIds = new Set(request.stopTokenIds);
+    this.table = new BlockTable(request.cacheSalt ?? '');
+    this.length = request.prompt.length;
+    this.ids = new Int32Array(this.length + 64);
+    this.ids.set(request.prompt);
+    this.promptReported = request.sampling.promptLogprobs < 0;
+  }
+
+  get promptLength(): number {
+    return this.request.prompt.length;
+  }
+
+  get outputLength(): number {
+    return this.length - this.promptLength;
+  }
+
+  /** Backing store: the first `length` entries count. */
+  get tokens(): Int32Array {
+    return this.ids;
+  }
+
+  get output(): Int32Array {
+    return this.ids.slice(this.promptLength, this.length);
+  }
+
+  /** Parameters for (re)opening its slot: log-probabilities of the prompt are not asked for twice. */
+  get sampling(): SamplingParams {
+    const { sampling } = this.request;
+    return this.promptReported && sampling.promptLogprobs >= 0
+      ? { ...sampling, promptLogprobs: -1 }
+      : sampling;
+  }
+
+  /** Tokens still to be computed; 1 for a sequence that decodes. */
+  get remaining(): number {
+    return this.length - this.computed;
+  }
+
+  get prefilling(): boolean {
+    return this.remaining > 1 || this.computed < this.promptLength;
+  }
+
+  /** Prompt log-probabilities need every position computed, so they look past the prefix cache until reported. */
+  get usesPrefixCache(): boolean {
+    return this.promptReported;
+  }
+
+  /** Earlier in rank is served first and preempted last. */
+  compare(other: Sequence): number {
+    return this.priority - other.priority || this.order - other.order;
+  }
+
+  append(token: number): void {
+    if (this.length === this.ids.length) {
+      const grown = new Int32Array(Math.min(this.length * 2, this.maxModelLen + 1));
+      grown.set(this.ids);
+      this.ids = grown;
+    }
+    this.ids[this.length++] = token;
+  }
+
+  /** Takes over what a step computed; decides whether the sequence is finished. */
+  advance(output: StepOutput, tokens: number, sampled: boolean): void {
+    if (output.prompt !== null && !this.promptReported) this.promptRows.push(output.prompt);
+    this.computed += tokens;
+    if (sampled) {
+      this.append(output.token);
+      if (this.stopTokenIds.has(output.token) && this.outputLength >= this.request.sampling.minTokens) {
+        this.finishReason = 'stop';
+        this.stopTokenId = output.token;
+        return;
+      }
+    }
+    const atEnd = this.outputLength >= this.request.maxTokens || this.length >= this.maxModelLen;
+    if (atEnd && this.computed >= this.promptLength) this.finishReason = 'length';
+  }
+
+  /** The prompt's log-probabilities, once, as soon as the whole prompt is computed. */
+  takePromptLogprobs(): PromptLogprobs | null {
+    if (this.promptReported || this.computed < this.promptLength) return null;
+    this.promptReported = true;
+    const rows = this.promptRows;
+    this.promptRows = [];
+    return joinRows(rows, this.request.sampling.promptLogprobs);
+  }
+
+  /** Back to the queue: everything will be computed again. */
+  reset(departures: number): void {
+    this.state = 'waiting';
+    this.slot = -1;
+    this.computed = 0;
+    this.promptRows = [];
+    this.preemptions++;
+    this.preemptedAt = departures;
+  }
+}
+
+function joinRows(rows: PromptLogprobs[], k: number): PromptLogprobs {
+  const count = rows.reduce((sum, part) => sum + part.logprobs.length, 0);
+  const joined = {
+    logprobs: new Float32Array(count),
+    topIds: new Int32Array(count * k),
+    topLogprobs: new Float32Array(count * k),
+    k,
+  };
+  let at = 0;
+  for (const part of rows) {
+    joined.logprobs.set(part.logprobs, at);
+    joined.topIds.set(part.topIds, at * k);
+    joined.topLogprobs.set(part.topLogprobs, at * k);
+    at += part.logprobs.length;
+  }
+  return joined;
+}
