@@ -34,17 +34,15 @@ struct TensorPart {
 // q4_k q5_k q6_k                 data: GGUF blocks of 256 along a row
 // int-quantized                  weight i8 [rows, cols], scale, [zero_point], [g_idx]
 // pack-quantized                 packed i32 [rows, ceil(cols / (32 / bits))], scale, [zero_point], [g_idx]
-// bitmask                        compressed [nnz], bitmask u8 [rows, ceil(cols / 8)] LSB first, row_offsets
-// i64 [rows] sparse-24-bitmask              compressed [rows, cols / 2], bitmask: two of every four columns
-// are stored bitmask+int-quantized          compressed i8, bitmask, [row_offsets], scale, [zero_point]
-// bitmask+pack-quantized         compressed u8 (two 4-bit codes + 8 a byte, low half first; every row starts
-// on a byte),
-//                                bitmask, row_offsets i64 [rows] (bytes / 2, i.e. in codes), scale,
-//                                [zero_point]
+// bitmask                        compressed [nnz], bitmask u8 [rows, ceil(cols / 8)] LSB first, row_offsets i64 [rows]
+// sparse-24-bitmask              compressed [rows, cols / 2], bitmask: two of every four columns are stored
+// bitmask+int-quantized          compressed i8, bitmask, [row_offsets], scale, [zero_point]
+// bitmask+pack-quantized         compressed u8 (two 4-bit codes + 8 a byte, low half first; every row starts on a byte),
+//                                bitmask, row_offsets i64 [rows] (in codes), scale, [zero_point]
 // random                         no parts: values of deviation 0.02 drawn from `seed`, to benchmark a shape
-// scale is [1], [rows], [rows, 1] or [rows, groups]; a zero point is i8 of the scale's shape, or
-// (pack-quantized) i32 packed along the rows [ceil(rows / (32 / bits)), groups]. g_idx i32 [cols] assigns
-// columns to groups.
+//
+// scale is [1], [rows], [rows, 1] or [rows, groups]; a zero point is i8 of the scale's shape, or (pack-quantized) i32 packed
+// along the rows [ceil(rows / (32 / bits)), groups]. g_idx i32 [cols] assigns columns to groups.
 struct TensorDesc {
   std::string name;
   std::vector<uint64_t> shape;  // [rows, cols], or [n]: one row
