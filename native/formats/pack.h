@@ -5,7 +5,7 @@
 #include <span>
 
 #include "formats/packed_matrix.h"
-#include "formats/row_source.h"
+#include "formats/tensor_source.h"
 
 namespace filigree {
 
