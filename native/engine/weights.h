@@ -1,0 +1,84 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/cpu_features.h"
+#include "engine/model_config.h"
+#include "formats/packed_matrix.h"
+#include "kernels/linear/linear.h"
+
+namespace filigree {
+
+class ThreadPool;
+
+// What weights become in memory. automatic keeps the class of each tensor: floating point as bf16, 8 bits (and the 5 and 6 bits
+// of GGUF) as i8, 4 bits as i4 with its own groups and minimums.
+enum class WeightChoice { automatic, f32, bf16, i8, i4 };
+
+struct WeightOptions {
+  WeightChoice matrices = WeightChoice::automatic;
+  WeightChoice head = WeightChoice::automatic;  // head and embedding
+  bool dense = false;                           // no sparse layout, whatever the zeros
+  std::string cache_folder;                     // of packed weights; empty = no cache
+  std::string isa;                              // part of the cache's key
+};
+
+// Matrices that multiply the same input and write side by side: out[t] = [part 0 | part 1 | ...].
+struct Projection {
+  struct Part {
+    PackedMatrix packed;
+    linear::Plan plan;
+    uint32_t column = 0;  // where its rows begin in out
+  };
+  std::vector<Part> parts;
+  uint32_t in = 0;                 // columns of the input
+  uint32_t out = 0;                // columns of the output
+  std::vector<float> bias;         // [out] or empty
+  bool wants_f32 = false, wants_bf16 = false, wants_i8 = false;
+  uint32_t sum_groups[2] = {0, 0};  // group sizes (32, 128) whose sums the parts need; 0 = unused
+
+  void add(PackedMatrix packed, const CpuFeatures& cpu);
+  uint64_t bytes() const;
+};
+
+struct LayerWeights {
+  std::vector<float> attention_norm, ffn_norm;  // [hidden]
+  Projection qkv, output, gate_up, down;
+  bool interleaved = false;  // gate_up rows alternate in runs of 16 (see interleaved_rows.h), else [gate | up]
+};
+
+struct WeightStatistics {
+  uint64_t bytes = 0;             // packed matrices and vectors
+  uint64_t decode_bytes = 0;      // read by one decode step
+  uint64_t dense_f32_bytes = 0;
+  uint64_t elements = 0, zeros = 0;
+  std::map<std::string, uint64_t> formats;  // bytes by "format" or "format-layout"
+  bool from_cache = false;
+};
+
+struct ModelWeights {
+  PackedMatrix embedding;  // empty when the head serves as one
+  Projection head;
+  std::vector<float> final_norm;
+  std::vector<LayerWeights> layers;
+  WeightStatistics statistics;
+  std::vector<std::string> warnings;
+
+  const linear::Matrix& embedding_matrix() const {
+    return embedding.empty() ? head.parts[0].packed.matrix() : embedding.matrix();
+  }
+};
+
+using LoadProgress = std::function<void(uint64_t done_bytes, uint64_t total_bytes)>;
+
+// Reads the packed cache if it holds exactly this model in this form; otherwise packs from the model's files, matrix by matrix
+// on all threads (nothing is expanded whole), and writes the cache. A cache that cannot be read or written costs a warning.
+// Throws Error naming the tensor at fault.
+ModelWeights load_weights(const ModelDescription& model, const WeightOptions& options, const CpuFeatures& cpu, ThreadPool& pool,
+                          const LoadProgress& progress);
+
+}  // namespace filigree
