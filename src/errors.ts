@@ -49,6 +49,7 @@ export const ERROR_CODES = {
 
   // The engine's state
   queue_full: { status: 503, type: 'service_unavailable_error' },
+  unhealthy: { status: 503, type: 'service_unavailable_error' },
   server_draining: { status: 503, type: 'service_unavailable_error' },
   request_aborted: { status: 499, type: 'invalid_request_error' },
   non_finite_logits: { status: 500, type: 'server_error' },

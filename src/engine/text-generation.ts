@@ -1,3 +1,4 @@
+import { FiligreeError } from '../errors.js';
 import { TextStream } from '../tokenizer/index.js';
 import type { Tokenizer } from '../tokenizer/index.js';
 import type { Engine } from './engine.js';
@@ -28,7 +29,7 @@ export interface TextDelta {
 
 export interface TextResult extends Omit<FinishEvent, 'type' | 'finishReason' | 'error' | 'stopTokenId'> {
   finishReason: 'stop' | 'length' | 'abort';
-  /** The stop string, or the stop token's id where the caller named it; null for the end of sequence and length. */
+  /** The stop string, or the id of the stop token; null where the length or a cancellation ended the output. */
   stopReason: string | number | null;
 }
 
@@ -63,7 +64,6 @@ export class TextGeneration {
     tokenizer: Tokenizer,
     private readonly request: TextRequest,
     private readonly changed: () => void,
-    private readonly onToken?: () => void,
   ) {
     this.stream = new TextStream(tokenizer, {
       stop: [...request.stop],
@@ -102,7 +102,6 @@ export class TextGeneration {
           this.outputTokens++;
           this.cumulativeLogprob += event.logprob;
           this.pendingTokens.push({ id: event.token, logprob: event.logprob, top: event.top });
-          this.onToken?.();
           if (event.isStop && !this.request.includeStop) continue;
           const { text, stopped } = this.stream.push(event.token);
           this.pendingText += text;
@@ -137,34 +136,99 @@ export class TextGeneration {
   }
 }
 
-/** Wakes the one reader of several generations: `n` choices, or the prompts of a batch. */
-export class Mailbox {
+export interface BatchEvent {
+  index: number;
+  generation: TextGeneration;
+  /** Null in the last event of a generation, whose result is then set. */
+  delta: TextDelta | null;
+}
+
+/**
+ * Several generations read as one stream: the choices of `n`, the prompts of a batch.
+ *
+ * At most `window` of them are with the engine at once; the others follow as these end. So a batch larger than the
+ * engine's queue is served, and leaves room in the queue for everybody else.
+ */
+export class TextBatch {
+  readonly generations: TextGeneration[] = [];
+  private reading = 0;
   private wakeReader: (() => void) | null = null;
   private news = false;
+  private cancelled = false;
 
-  readonly wake = (): void => {
+  /** @throws FiligreeError when the engine refuses the first window; nothing is left running then */
+  constructor(
+    private readonly engine: Engine,
+    private readonly tokenizer: Tokenizer,
+    private readonly requests: readonly TextRequest[],
+    private readonly window: number,
+  ) {
+    try {
+      this.submit();
+    } catch (error) {
+      this.cancel();
+      throw error;
+    }
+  }
+
+  /** Every generation's deltas in order, those of different generations interleaved; throws what one fails with. */
+  async *read(): AsyncGenerator<BatchEvent> {
+    const done = new Set<number>();
+    try {
+      while (done.size < this.requests.length && !(this.cancelled && done.size === this.generations.length)) {
+        this.news = false;
+        this.submit();
+        for (let index = this.reading; index < this.generations.length; index++) {
+          if (done.has(index)) continue;
+          const generation = this.generations[index] as TextGeneration;
+          // Looked at before taking: what arrives in between is taken in the next round.
+          const { finished } = generation;
+          const delta = generation.take();
+          if (delta !== null) yield { index, generation, delta };
+          if (!finished) continue;
+          if (generation.error !== null) throw generation.error;
+          done.add(index);
+          this.news = true;
+          yield { index, generation, delta: null };
+        }
+        while (done.has(this.reading)) this.reading++;
+        if (!this.news)
+          await new Promise<void>((resolve) => {
+            this.wakeReader = resolve;
+          });
+      }
+    } finally {
+      this.cancel();
+    }
+  }
+
+  cancel(): void {
+    this.cancelled = true;
+    for (const generation of this.generations) generation.cancel();
+    this.wake();
+  }
+
+  private submit(): void {
+    let running = 0;
+    for (let i = this.reading; i < this.generations.length; i++)
+      if (!(this.generations[i] as TextGeneration).finished) running++;
+    while (!this.cancelled && running < this.window && this.generations.length < this.requests.length) {
+      const request = this.requests[this.generations.length] as TextRequest;
+      try {
+        this.generations.push(new TextGeneration(this.engine, this.tokenizer, request, () => this.wake()));
+      } catch (error) {
+        // The queue filled up behind us: those that run make room.
+        const full = error instanceof FiligreeError && error.code === 'queue_full';
+        if (!full || running === 0) throw error;
+        return;
+      }
+      running++;
+    }
+  }
+
+  private wake(): void {
     this.news = true;
     this.wakeReader?.();
     this.wakeReader = null;
-  };
-
-  async wait(): Promise<void> {
-    if (!this.news)
-      await new Promise<void>((resolve) => {
-        this.wakeReader = resolve;
-      });
-    this.news = false;
-  }
-}
-
-/** Every delta of one generation, in order; throws what the generation failed with. */
-export async function* textDeltas(generation: TextGeneration, mailbox: Mailbox): AsyncGenerator<TextDelta> {
-  for (;;) {
-    const finished = generation.finished;
-    const delta = generation.take();
-    if (delta !== null) yield delta;
-    if (generation.error !== null) throw generation.error;
-    if (finished) return;
-    await mailbox.wait();
   }
 }

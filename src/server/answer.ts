@@ -1,0 +1,42 @@
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { Call, Exchange } from './exchange.js';
+import { unknownParameters } from './schemas/unknown.js';
+import type { Service } from './service.js';
+import { sendEvents } from './sse.js';
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** When the request's head was read, in the clock of `performance.now()`. */
+    arrival: number;
+  }
+}
+
+/** Runs one exchange over HTTP, streamed or whole. A client that leaves cancels it. */
+export async function answer(
+  service: Service,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  schema: object,
+  start: (call: Call) => Exchange,
+): Promise<void> {
+  const leave = service.lifecycle.enter();
+  const { raw } = reply;
+  let exchange: Exchange | null = null;
+  const onClose = () => exchange?.cancel();
+  try {
+    const body = request.body as { stream?: boolean | null };
+    const unknown = unknownParameters(schema, body);
+    if (unknown.length > 0) request.log.warn({ parameters: unknown }, 'unknown parameters are ignored');
+    exchange = start({ requestId: request.id, arrival: request.arrival });
+    raw.once('close', onClose);
+    if (raw.destroyed) exchange.cancel();
+    if (body.stream) await sendEvents(reply, exchange.chunks());
+    else {
+      const response = await exchange.response();
+      await reply.send(response);
+    }
+  } finally {
+    raw.off('close', onClose);
+    leave();
+  }
+}

@@ -1,0 +1,46 @@
+import type { Engine } from '../engine/engine.js';
+import { FiligreeError } from '../errors.js';
+import type { ChatTemplate, Tokenizer } from '../tokenizer/index.js';
+import type { Lifecycle } from './lifecycle.js';
+
+/** What `/v1/models` tells about the model, beside its names. */
+export interface ModelCard {
+  /** Unix seconds. */
+  created: number;
+  architecture: string;
+  /** Bytes of weights in memory by format. */
+  formats: Record<string, number>;
+  sparsity: number;
+  weightBytes: number;
+  denseF32Bytes: number;
+}
+
+export interface ServedModel {
+  /** The first is the one that answers carry when the request names none. */
+  names: readonly [string, ...string[]];
+  tokenizer: Tokenizer;
+  /** Null: the model has no template, and chat is refused. */
+  template: ChatTemplate | null;
+  eosTokenIds: readonly number[];
+  card: ModelCard;
+}
+
+/** Everything the routes stand on. One object, made by buildApp's caller: no route reaches for anything else. */
+export interface Service {
+  engine: Engine;
+  model: ServedModel;
+  lifecycle: Lifecycle;
+  version: string;
+}
+
+/** The name to answer with. @throws FiligreeError model_not_found */
+export function resolveName(service: Service, requested: string | null | undefined): string {
+  const { names } = service.model;
+  if (requested === undefined || requested === null || requested === '') return names[0];
+  if (names.includes(requested)) return requested;
+  throw new FiligreeError(
+    'model_not_found',
+    `The model '${requested}' does not exist. This server has: ${names.join(', ')}.`,
+    { param: 'model' },
+  );
+}
