@@ -76,6 +76,14 @@ void check_bitmask(const Matrix& m, uint64_t value_bytes) {
   if (stored != m.stored) corrupt("masks and the number of stored elements disagree");
 }
 
+// The header counts too: a changed number of rows may still fit the same sections.
+uint64_t checksum_of(PackedHeader header, const std::byte* blob) {
+  header.checksum = 0;
+  std::byte bytes[sizeof(header)];
+  std::memcpy(bytes, &header, sizeof(header));
+  return checksum_of(bytes, sizeof(header)) ^ checksum_of(blob + kPackedHeaderBytes, header.total_bytes - kPackedHeaderBytes);
+}
+
 Matrix point_into(const std::byte* blob, const MatrixSpec& spec, const PackedSections& at, uint64_t stored) {
   Matrix m;
   static_cast<MatrixSpec&>(m) = spec;
@@ -138,7 +146,7 @@ void seal(AlignedBuffer& blob, const MatrixSpec& spec, uint64_t stored, uint64_t
   h.stored = stored;
   h.value_bytes = value_bytes;
   h.total_bytes = at.total;
-  h.checksum = checksum_of(blob.data() + kPackedHeaderBytes, at.total - kPackedHeaderBytes);
+  h.checksum = checksum_of(h, blob.data());
   std::memcpy(blob.data(), &h, sizeof(h));
 }
 
@@ -176,9 +184,7 @@ Matrix view_of(std::span<const std::byte> blob, bool verify_checksum) {
     default:
       corrupt("a layout this program does not read");
   }
-  if (verify_checksum && checksum_of(blob.data() + kPackedHeaderBytes, at.total - kPackedHeaderBytes) != h.checksum) {
-    corrupt("checksum differs");
-  }
+  if (verify_checksum && checksum_of(h, blob.data()) != h.checksum) corrupt("checksum differs");
   return m;
 }
 

@@ -19,7 +19,7 @@ struct PackedHeader {
   uint64_t stored;        // elements stored
   uint64_t value_bytes;   // length of the values section
   uint64_t total_bytes;   // header and slack included
-  uint64_t checksum;      // of everything after the header
+  uint64_t checksum;      // of the header and of everything after it
 };
 
 inline constexpr uint32_t kPackedVersion = 1;

@@ -1,0 +1,222 @@
+#pragma once
+// The walk over panels that the f32, bf16 and i8 kernels of AVX-512 share. In all three a tile is 64 bytes of weights and four
+// bytes of activations: 16 rows x 1, 2 or 4 columns, multiplied by one broadcast. What differs is an Op:
+//   expand(mask, p)        the tile whose stored values begin at p
+//   take(masks, tile)      mask of a tile;  count(mask) bytes its values occupy
+//   dot(acc, w, x)         acc + w * x, lane r = row r
+//   finish(...)            accumulator of (panel, token) -> 16 floats
+// Everything here has internal linkage: each instruction set's file compiles its own copy under its own flags.
+#include <immintrin.h>
+
+#include "kernels/linear/linear.h"
+
+namespace filigree::linear {
+namespace {
+
+// Tokens that the accumulators of four panels leave registers for: 4 * 6 + 4 weights + 1 broadcast = 29 of 32.
+constexpr uint32_t kTokenBlock = 6;
+// Tiles of four panels expanded at a time: half of a 48 KiB L1 when a few tokens use them, a quarter of a 1 MiB L2 for many.
+constexpr uint32_t kChunkTilesFew = 96, kChunkTilesMany = 1024, kManyTokens = 33;
+constexpr int kPrefetchSparse = 1536, kPrefetchDense = 4096;
+
+constexpr uint32_t chunk_tiles(uint32_t tokens) { return tokens < kManyTokens ? kChunkTilesFew : kChunkTilesMany; }
+
+inline __mmask16 row_mask(const Matrix& m, uint32_t panel) {
+  const uint32_t rows = m.rows > panel * kPanelRows ? m.rows - panel * kPanelRows : 0;
+  return rows >= kPanelRows ? __mmask16{0xFFFF} : static_cast<__mmask16>((1u << rows) - 1);
+}
+
+// Activations as rows of dwords, one a tile.
+struct Dwords {
+  const std::byte* data;
+  size_t stride;  // bytes between tokens
+};
+
+inline __m512i broadcast(const std::byte* at) {
+  int dword;
+  __builtin_memcpy(&dword, at, 4);
+  return _mm512_set1_epi32(dword);
+}
+
+// Where the tiles of P panels come from.
+template <class Op, int P, bool kSparse>
+struct Stream {
+  const std::byte* value[P];
+  const std::byte* mask[P];
+
+  Stream(const Matrix& m, uint32_t panel) {
+    const size_t tiles = tile_count(m);
+    for (int p = 0; p < P; ++p) {
+      const size_t at = panel + static_cast<uint32_t>(p);
+      value[p] = kSparse ? m.values + m.offsets[at] : m.values + at * tiles * 64;
+      mask[p] = kSparse ? m.masks + at * tiles * Op::kMaskBytes : nullptr;
+    }
+  }
+
+  // The next tile of panel p.
+  __attribute__((always_inline)) __m512i next(int p, size_t tile) {
+    if constexpr (kSparse) {
+      const auto bits = Op::take(mask[p], tile);
+      const __m512i w = Op::expand(bits, value[p]);
+      value[p] += Op::count(bits);
+      _mm_prefetch(reinterpret_cast<const char*>(value[p]) + kPrefetchSparse, _MM_HINT_T0);
+      return w;
+    } else {
+      const std::byte* at = value[p] + tile * 64;
+      _mm_prefetch(reinterpret_cast<const char*>(at) + kPrefetchDense, _MM_HINT_T0);
+      return _mm512_loadu_si512(at);
+    }
+  }
+};
+
+// Few tokens: every tile goes from memory through a register into all accumulators.
+template <class Op, int P, int T, bool kSparse>
+void stream_block(const Matrix& m, const Input& in, const Dwords& x, uint32_t panel, uint32_t token, float* out, size_t out_stride) {
+  Stream<Op, P, kSparse> stream(m, panel);
+  __m512i acc[P][T];
+  for (int p = 0; p < P; ++p) {
+    for (int t = 0; t < T; ++t) acc[p][t] = _mm512_setzero_si512();
+  }
+  const std::byte* row[T];
+  for (int t = 0; t < T; ++t) row[t] = x.data + (token + static_cast<uint32_t>(t)) * x.stride;
+  const size_t tiles = tile_count(m);
+  for (size_t k = 0; k < tiles; ++k) {
+    __m512i w[P];
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) w[p] = stream.next(p, k);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) {
+      const __m512i a = broadcast(row[t] + 4 * k);
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) acc[p][t] = Op::dot(acc[p][t], w[p], a);
+    }
+  }
+  for (int p = 0; p < P; ++p) {
+    for (int t = 0; t < T; ++t) {
+      const uint32_t at = panel + static_cast<uint32_t>(p), token_at = token + static_cast<uint32_t>(t);
+      _mm512_mask_storeu_ps(out + token_at * out_stride + at * kPanelRows, row_mask(m, at), Op::finish(acc[p][t], m, in, at, token_at));
+    }
+  }
+}
+
+// Many tokens: T of them over `tiles` tiles that lie expanded in cache, w[p] + k * step. The accumulators come from and go to
+// `acc` ([token][P]) between chunks of K; the last chunk finishes.
+template <class Op, int P, int T>
+void multiply_block(const std::byte* const* w, size_t step, const Dwords& x, uint32_t token, size_t first_tile, size_t tiles, __m512i* saved,
+                    bool first, bool prefetch, __m512i (&acc)[P][T]) {
+  const std::byte* row[T];
+  for (int t = 0; t < T; ++t) row[t] = x.data + (token + static_cast<uint32_t>(t)) * x.stride + 4 * first_tile;
+  for (int t = 0; t < T; ++t) {
+    for (int p = 0; p < P; ++p) acc[p][t] = first ? _mm512_setzero_si512() : saved[(token + static_cast<uint32_t>(t)) * P + static_cast<uint32_t>(p)];
+  }
+  const std::byte* base[P];
+  for (int p = 0; p < P; ++p) base[p] = w[p];
+  const int ahead = prefetch ? kPrefetchDense : 0;
+  for (size_t k = 0; k < tiles; ++k) {
+    __m512i tile[P];
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) {
+      tile[p] = _mm512_loadu_si512(base[p]);
+      _mm_prefetch(reinterpret_cast<const char*>(base[p]) + ahead, _MM_HINT_T0);
+      base[p] += step;
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) {
+      const __m512i a = broadcast(row[t] + 4 * k);
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) acc[p][t] = Op::dot(acc[p][t], tile[p], a);
+    }
+  }
+}
+
+struct Chunk {
+  const std::byte* const* w;
+  size_t step, first_tile, tiles;
+  __m512i* saved;
+  bool first, last, dense;
+};
+
+template <class Op, int P, int T>
+void chunk_tokens(const Matrix& m, const Input& in, const Dwords& x, const Chunk& c, uint32_t panel, uint32_t token, float* out,
+                  size_t out_stride) {
+  __m512i acc[P][T];
+  multiply_block<Op, P, T>(c.w, c.step, x, token, c.first_tile, c.tiles, c.saved, c.first, c.dense && token == 0, acc);
+  for (int t = 0; t < T; ++t) {
+    for (int p = 0; p < P; ++p) {
+      const uint32_t at = panel + static_cast<uint32_t>(p), token_at = token + static_cast<uint32_t>(t);
+      if (c.last) {
+        _mm512_mask_storeu_ps(out + token_at * out_stride + at * kPanelRows, row_mask(m, at), Op::finish(acc[p][t], m, in, at, token_at));
+      } else {
+        c.saved[token_at * P + static_cast<uint32_t>(p)] = acc[p][t];
+      }
+    }
+  }
+}
+
+// Calls body.template operator()<T>(token) for blocks of up to kTokenBlock tokens.
+template <class Body>
+void for_token_blocks(uint32_t tokens, const Body& body) {
+  uint32_t t = 0;
+  for (; t + kTokenBlock <= tokens; t += kTokenBlock) body.template operator()<kTokenBlock>(t);
+  switch (tokens - t) {
+    case 5:
+      return body.template operator()<5>(t);
+    case 4:
+      return body.template operator()<4>(t);
+    case 3:
+      return body.template operator()<3>(t);
+    case 2:
+      return body.template operator()<2>(t);
+    case 1:
+      return body.template operator()<1>(t);
+    default:
+      return;
+  }
+}
+
+template <class Body>
+void for_panel_blocks(uint32_t begin, uint32_t end, const Body& body) {
+  uint32_t p = begin;
+  for (; p + 4 <= end; p += 4) body.template operator()<4>(p);
+  if (p + 2 <= end) body.template operator()<2>(p), p += 2;
+  if (p < end) body.template operator()<1>(p);
+}
+
+// 1..6 tokens.
+template <class Op, bool kSparse>
+void run_stream(const Matrix& m, const Input& in, const Dwords& x, uint32_t begin, uint32_t end, float* out, size_t out_stride) {
+  for_panel_blocks(begin, end, [&]<int P>(uint32_t panel) {
+    for_token_blocks(in.tokens, [&]<int T>(uint32_t token) { stream_block<Op, P, T, kSparse>(m, in, x, panel, token, out, out_stride); });
+  });
+}
+
+constexpr size_t chunked_workspace(uint32_t tokens) { return size_t{chunk_tiles(tokens)} * 4 * 64 + size_t{tokens} * 4 * 64; }
+
+// 7 tokens and more: a chunk of K of four panels is expanded once and multiplied with every token.
+template <class Op, bool kSparse>
+void run_chunked(const Matrix& m, const Input& in, const Dwords& x, uint32_t begin, uint32_t end, float* out, size_t out_stride,
+                 std::byte* workspace) {
+  const size_t tiles = tile_count(m), chunk = chunk_tiles(in.tokens);
+  __m512i* saved = reinterpret_cast<__m512i*>(workspace + chunk * 4 * 64);
+  for_panel_blocks(begin, end, [&]<int P>(uint32_t panel) {
+    Stream<Op, P, kSparse> stream(m, panel);
+    for (size_t k = 0; k < tiles; k += chunk) {
+      const size_t count = tiles - k < chunk ? tiles - k : chunk;
+      const std::byte* w[P];
+      if constexpr (kSparse) {
+        for (size_t i = 0; i < count; ++i) {
+#pragma GCC unroll 8
+          for (int p = 0; p < P; ++p) _mm512_store_si512(workspace + (i * P + static_cast<size_t>(p)) * 64, stream.next(p, k + i));
+        }
+        for (int p = 0; p < P; ++p) w[p] = workspace + p * 64;
+      } else {
+        for (int p = 0; p < P; ++p) w[p] = stream.value[p] + k * 64;
+      }
+      const Chunk c{w, kSparse ? P * 64u : 64u, k, count, saved, k == 0, k + count == tiles, !kSparse};
+      for_token_blocks(in.tokens, [&]<int T>(uint32_t token) { chunk_tokens<Op, P, T>(m, in, x, c, panel, token, out, out_stride); });
+    }
+  });
+}
+
+}  // namespace
+}  // namespace filigree::linear

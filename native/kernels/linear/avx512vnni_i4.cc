@@ -1,0 +1,272 @@
+// i4 weights by vpdpbusd: the nibbles (0..15) are the unsigned factor, the activations the signed one. Without a minimum a code
+// is u - 8, so an accumulator starts a group at -8 * (sum of the group's activations), and an element that is not stored expands
+// to 8, which costs nothing: vpexpandb merges. With a minimum it starts at 0 and absent elements are 0; the sum of the
+// activations at stored columns is the group's sum (dense) or a second product with the mask's bits (bitmask).
+#include "kernels/linear/avx512_tiles.h"
+
+namespace filigree::linear {
+namespace {
+
+struct GroupScales {
+  const uint16_t* scale;  // of the current group: 32 rows of a pair
+  const uint16_t* min;
+};
+
+inline __m512 widen(const uint16_t* halves) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves))); }
+
+// Tiles of Q pairs of panels; panel 2q is [q][0], 2q + 1 is [q][1].
+template <int Q, bool kSparse, bool kMin>
+struct PairStream {
+  const std::byte* value[Q][2];
+  const std::byte* mask[Q][2];
+
+  PairStream(const Matrix& m, uint32_t panel) {
+    const size_t tiles = tile_count(m);
+    for (int q = 0; q < Q; ++q) {
+      const size_t pair = panel / 2 + static_cast<uint32_t>(q);
+      for (int h = 0; h < 2; ++h) {
+        value[q][h] = kSparse ? m.values + m.offsets[pair] : m.values + pair * tiles * 64;
+        mask[q][h] = kSparse ? m.masks + (2 * pair + static_cast<size_t>(h)) * tiles * 8 : nullptr;
+      }
+    }
+  }
+
+  // The next tile of both panels of pair q, and the mask bytes (0 or 1) where a minimum needs them.
+  __attribute__((always_inline)) void next(int q, size_t tile, __m512i (&w)[2], __m512i (&present)[2]) {
+    const __m512i low = _mm512_set1_epi8(15), absent = kMin ? _mm512_setzero_si512() : _mm512_set1_epi8(8);
+    if constexpr (kSparse) {
+      __m512i codes[2] = {_mm512_and_si512(_mm512_loadu_si512(value[q][0]), low),
+                          _mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(value[q][1]), 4), low)};
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; ++h) {
+        uint64_t bits;
+        __builtin_memcpy(&bits, mask[q][h] + 8 * tile, 8);
+        w[h] = _mm512_mask_expand_epi8(absent, bits, codes[h]);
+        if (kMin) present[h] = _mm512_maskz_set1_epi8(bits, 1);
+        value[q][h] += __builtin_popcountll(bits);
+      }
+      _mm_prefetch(reinterpret_cast<const char*>(value[q][0]) + kPrefetchSparse, _MM_HINT_T0);
+    } else {
+      const std::byte* at = value[q][0] + tile * 64;
+      _mm_prefetch(reinterpret_cast<const char*>(at) + kPrefetchDense, _MM_HINT_T0);
+      const __m512i bytes = _mm512_loadu_si512(at);
+      w[0] = _mm512_and_si512(bytes, low);
+      w[1] = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), low);
+    }
+  }
+};
+
+// f after one group, in the order of linear.h.
+template <bool kSparse, bool kMin>
+__attribute__((always_inline)) inline __m512 add_group(__m512 f, __m512i acc, __m512i present_sum, int32_t sum, const uint16_t* scale,
+                                                       const uint16_t* min) {
+  f = _mm512_fmadd_ps(widen(scale), _mm512_cvtepi32_ps(acc), f);
+  if constexpr (kMin) {
+    const __m512 s = kSparse ? _mm512_cvtepi32_ps(present_sum) : _mm512_set1_ps(static_cast<float>(sum));
+    f = _mm512_fmadd_ps(widen(min), s, f);
+  }
+  return f;
+}
+
+inline void store(__m512 f, const Matrix& m, const Input& in, uint32_t panel, uint32_t token, float* out, size_t out_stride) {
+  _mm512_mask_storeu_ps(out + token * out_stride + panel * kPanelRows, row_mask(m, panel), _mm512_mul_ps(f, _mm512_set1_ps(in.scales[token])));
+}
+
+// One or two tokens straight from memory.
+template <int Q, int T, bool kSparse, bool kMin>
+void stream_pairs(const Matrix& m, const Input& in, uint32_t panel, uint32_t token, float* out, size_t out_stride) {
+  PairStream<Q, kSparse, kMin> stream(m, panel);
+  const size_t groups = group_count(m), group_tiles = group_size(m.format) / 4;
+  __m512 f[Q][2][T];
+  for (int q = 0; q < Q; ++q) {
+    for (int t = 0; t < T; ++t) f[q][0][t] = f[q][1][t] = _mm512_setzero_ps();
+  }
+  const int8_t* row[T];
+  const int32_t* sums[T];
+  for (int t = 0; t < T; ++t) {
+    row[t] = in.i8 + (token + static_cast<uint32_t>(t)) * in.stride;
+    sums[t] = in.group_sums + (token + static_cast<uint32_t>(t)) * in.group_stride;
+  }
+  for (size_t g = 0; g < groups; ++g) {
+    __m512i acc[Q][2][T], present_sum[Q][2][T];
+#pragma GCC unroll 2
+    for (int t = 0; t < T; ++t) {
+      const __m512i start = kMin ? _mm512_setzero_si512() : _mm512_set1_epi32(-8 * sums[t][g]);
+#pragma GCC unroll 2
+      for (int q = 0; q < Q; ++q) {
+        acc[q][0][t] = acc[q][1][t] = start;
+        present_sum[q][0][t] = present_sum[q][1][t] = _mm512_setzero_si512();
+      }
+    }
+    for (size_t k = g * group_tiles; k < (g + 1) * group_tiles; ++k) {
+      __m512i a[T];
+#pragma GCC unroll 2
+      for (int t = 0; t < T; ++t) a[t] = broadcast(reinterpret_cast<const std::byte*>(row[t] + 4 * k));
+#pragma GCC unroll 2
+      for (int q = 0; q < Q; ++q) {
+        __m512i w[2], present[2];
+        stream.next(q, k, w, present);
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; ++h) {
+#pragma GCC unroll 2
+          for (int t = 0; t < T; ++t) {
+            acc[q][h][t] = _mm512_dpbusd_epi32(acc[q][h][t], w[h], a[t]);
+            if (kSparse && kMin) present_sum[q][h][t] = _mm512_dpbusd_epi32(present_sum[q][h][t], present[h], a[t]);
+          }
+        }
+      }
+    }
+    for (int q = 0; q < Q; ++q) {
+      const size_t at = ((panel / 2 + static_cast<size_t>(q)) * groups + g) * 2 * kPanelRows;
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; ++h) {
+        const size_t s = at + static_cast<size_t>(h) * kPanelRows;
+        for (int t = 0; t < T; ++t) {
+          f[q][h][t] = add_group<kSparse, kMin>(f[q][h][t], acc[q][h][t], present_sum[q][h][t], sums[t][g], m.group_scales + s,
+                                                kMin ? m.group_mins + s : nullptr);
+        }
+      }
+    }
+  }
+  for (int q = 0; q < Q; ++q) {
+    for (int h = 0; h < 2; ++h) {
+      for (int t = 0; t < T; ++t) {
+        store(f[q][h][t], m, in, panel + static_cast<uint32_t>(2 * q + h), token + static_cast<uint32_t>(t), out, out_stride);
+      }
+    }
+  }
+}
+
+// Tiles are expanded to [tile][panel][64], and with a sparse minimum the mask bytes to the same shape behind them.
+struct Expanded {
+  const std::byte* codes;
+  const std::byte* present;
+  size_t first_group, groups;
+  __m512* saved;  // [token][2 Q]
+};
+
+template <int Q, int T, bool kSparse, bool kMin>
+void multiply_groups(const Matrix& m, const Input& in, const Expanded& e, uint32_t panel, uint32_t token, float* out, size_t out_stride) {
+  constexpr int P = 2 * Q;
+  const size_t all_groups = group_count(m), group_tiles = group_size(m.format) / 4;
+  const int8_t* row[T];
+  for (int t = 0; t < T; ++t) row[t] = in.i8 + (token + static_cast<uint32_t>(t)) * in.stride + 4 * e.first_group * group_tiles;
+  const std::byte* codes = e.codes;
+  const std::byte* present = e.present;
+  for (size_t i = 0; i < e.groups; ++i) {
+    const size_t g = e.first_group + i;
+    __m512i acc[P][T];
+    int32_t sums[T];
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) {
+      sums[t] = in.group_sums[(token + static_cast<uint32_t>(t)) * in.group_stride + g];
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) acc[p][t] = kMin ? _mm512_setzero_si512() : _mm512_set1_epi32(-8 * sums[t]);
+    }
+    for (size_t k = i * group_tiles; k < (i + 1) * group_tiles; ++k, codes += P * 64) {
+      __m512i w[P];
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) w[p] = _mm512_load_si512(codes + p * 64);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) {
+        const __m512i a = broadcast(reinterpret_cast<const std::byte*>(row[t] + 4 * k));
+#pragma GCC unroll 8
+        for (int p = 0; p < P; ++p) acc[p][t] = _mm512_dpbusd_epi32(acc[p][t], w[p], a);
+      }
+    }
+    const size_t first_tile = i * group_tiles;
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) {
+      const size_t s = ((panel + static_cast<size_t>(p)) / 2 * all_groups + g) * 2 * kPanelRows + static_cast<size_t>(p % 2) * kPanelRows;
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) {
+        __m512& f = e.saved[(token + static_cast<uint32_t>(t)) * P + static_cast<uint32_t>(p)];
+        __m512i present_sum = _mm512_setzero_si512();
+        if constexpr (kSparse && kMin) {
+          for (size_t k = first_tile; k < first_tile + group_tiles; ++k) {
+            present_sum = _mm512_dpbusd_epi32(present_sum, _mm512_load_si512(present + (k * P + static_cast<size_t>(p)) * 64),
+                                              broadcast(reinterpret_cast<const std::byte*>(row[t] + 4 * k)));
+          }
+        }
+        f = add_group<kSparse, kMin>(g == 0 ? _mm512_setzero_ps() : f, acc[p][t], present_sum, sums[t], m.group_scales + s,
+                                     kMin ? m.group_mins + s : nullptr);
+        if (g + 1 == all_groups) store(f, m, in, panel + static_cast<uint32_t>(p), token + static_cast<uint32_t>(t), out, out_stride);
+      }
+    }
+  }
+}
+
+template <bool kSparse, bool kMin>
+void run_pairs_chunked(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride, std::byte* workspace) {
+  const size_t group_tiles = group_size(m.format) / 4, groups = group_count(m);
+  const size_t chunk = chunk_tiles(in.tokens) / group_tiles, chunk_bytes = chunk * group_tiles * 4 * 64;
+  std::byte* present = workspace + chunk_bytes;
+  __m512* saved = reinterpret_cast<__m512*>(present + (kSparse && kMin ? chunk_bytes : 0));
+  const auto body = [&]<int Q>(uint32_t panel) {
+    PairStream<Q, kSparse, kMin> stream(m, panel);
+    for (size_t g = 0; g < groups; g += chunk) {
+      const size_t count = groups - g < chunk ? groups - g : chunk;
+      for (size_t i = 0; i < count * group_tiles; ++i) {
+#pragma GCC unroll 2
+        for (int q = 0; q < Q; ++q) {
+          __m512i w[2], here[2];
+          stream.next(q, g * group_tiles + i, w, here);
+          const size_t at = (i * 2 * Q + 2 * static_cast<size_t>(q)) * 64;
+          _mm512_store_si512(workspace + at, w[0]);
+          _mm512_store_si512(workspace + at + 64, w[1]);
+          if constexpr (kSparse && kMin) {
+            _mm512_store_si512(present + at, here[0]);
+            _mm512_store_si512(present + at + 64, here[1]);
+          }
+        }
+      }
+      const Expanded e{workspace, present, g, count, saved};
+      for_token_blocks(in.tokens, [&]<int T>(uint32_t token) { multiply_groups<Q, T, kSparse, kMin>(m, in, e, panel, token, out, out_stride); });
+    }
+  };
+  uint32_t panel = begin;
+  for (; panel + 4 <= end; panel += 4) body.template operator()<2>(panel);
+  if (panel < end) body.template operator()<1>(panel);
+}
+
+template <bool kSparse, bool kMin>
+void run_pairs_stream(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride) {
+  const auto body = [&]<int Q>(uint32_t panel) {
+    uint32_t t = 0;
+    for (; t + 2 <= in.tokens; t += 2) stream_pairs<Q, 2, kSparse, kMin>(m, in, panel, t, out, out_stride);
+    if (t < in.tokens) stream_pairs<Q, 1, kSparse, kMin>(m, in, panel, t, out, out_stride);
+  };
+  uint32_t panel = begin;
+  for (; panel + 4 <= end; panel += 4) body.template operator()<2>(panel);
+  if (panel < end) body.template operator()<1>(panel);
+}
+
+}  // namespace
+
+size_t avx512vnni_i4_no_workspace(const MatrixSpec&, uint32_t) { return 0; }
+size_t avx512vnni_i4_chunk_workspace(const MatrixSpec& m, uint32_t tokens) {
+  const size_t present = m.has_min && m.layout == Layout::bitmask ? size_t{chunk_tiles(tokens)} * 4 * 64 : 0;
+  return chunked_workspace(tokens) + present;
+}
+
+void avx512vnni_i4_dense_stream(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride, std::byte*) {
+  m.has_min ? run_pairs_stream<false, true>(m, in, begin, end, out, out_stride)
+            : run_pairs_stream<false, false>(m, in, begin, end, out, out_stride);
+}
+void avx512vnni_i4_bitmask_stream(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,
+                                  std::byte*) {
+  m.has_min ? run_pairs_stream<true, true>(m, in, begin, end, out, out_stride)
+            : run_pairs_stream<true, false>(m, in, begin, end, out, out_stride);
+}
+void avx512vnni_i4_dense_chunked(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,
+                                 std::byte* workspace) {
+  m.has_min ? run_pairs_chunked<false, true>(m, in, begin, end, out, out_stride, workspace)
+            : run_pairs_chunked<false, false>(m, in, begin, end, out, out_stride, workspace);
+}
+void avx512vnni_i4_bitmask_chunked(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,
+                                   std::byte* workspace) {
+  m.has_min ? run_pairs_chunked<true, true>(m, in, begin, end, out, out_stride, workspace)
+            : run_pairs_chunked<true, false>(m, in, begin, end, out, out_stride, workspace);
+}
+
+}  // namespace filigree::linear
