@@ -73,6 +73,7 @@ export type Encoding =
   | 'q6_k'
   | 'bitmask'
   | 'sparse-24-bitmask'
+  | 'sparse-24-bitmask+int-quantized'
   | 'int-quantized'
   | 'pack-quantized'
   | 'bitmask+int-quantized'
