@@ -35,6 +35,8 @@ const END_OF_MESSAGE = '\u{10fffd}end\u{10fffd}';
  */
 export class ChatTemplate {
   private readonly guard: ForgeryGuard;
+  /** What `tools` is without tools: `none`, but for templates made for tools alone, which iterate over it regardless. */
+  private readonly noTools: null | [];
 
   /** @throws FiligreeError `template_invalid` */
   static create(template: string, tokenizer: Tokenizer): ChatTemplate {
@@ -53,6 +55,7 @@ export class ChatTemplate {
     private readonly tokenizer: Tokenizer,
   ) {
     this.guard = new ForgeryGuard(tokenizer.controlTexts);
+    this.noTools = this.takes(null) || !this.takes([]) ? null : [];
   }
 
   /**
@@ -121,8 +124,7 @@ export class ChatTemplate {
       variables[name] = value;
     }
     variables.messages = messages;
-    if (input.tools !== undefined && input.tools.length > 0) variables.tools = input.tools;
-    else variables.tools = null;
+    variables.tools = input.tools?.length ? input.tools : this.noTools;
     variables.add_generation_prompt = options.addGenerationPrompt ?? false;
     let rendered: string;
     try {
@@ -135,6 +137,18 @@ export class ChatTemplate {
     if (end < 0)
       throw templateError('The chat template does not show the last message, so it cannot be continued.');
     return rendered.slice(0, end);
+  }
+
+  private takes(tools: null | []): boolean {
+    const { bosToken, eosToken } = this.tokenizer;
+    const messages = [{ role: 'user', content: 'x' }];
+    const variables = { messages, tools, bos_token: bosToken ?? '', eos_token: eosToken ?? '' };
+    try {
+      this.template.render(variables);
+      return true;
+    } catch {
+      return false;
+    }
   }
 
   private controls(sections: (string | number)[]): number[] {

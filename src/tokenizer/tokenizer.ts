@@ -78,7 +78,8 @@ export class Tokenizer {
     let stages: Stages;
     try {
       const json = { normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null };
-      const full = { ...json, added_tokens: [], ...source.tokenizerJson };
+      const full: Record<string, unknown> = { ...json, added_tokens: [], ...source.tokenizerJson };
+      full.pre_tokenizer = withUnicodeDigits(full.pre_tokenizer);
       stages = new Pipeline(full, source.tokenizerConfigJson) as unknown as Stages;
     } catch (error) {
       throw new FiligreeError(
@@ -353,6 +354,18 @@ function alternatives(texts: string[]): RegExp | null {
   if (texts.length === 0) return null;
   const sorted = [...texts].sort((a, b) => b.length - a.length);
   return new RegExp(sorted.map((text) => text.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&')).join('|'), 'g');
+}
+
+/** A Digits pre-tokenizer splits at every numeric character (Unicode N); the library's own knows ASCII digits only. */
+function withUnicodeDigits(step: unknown): unknown {
+  if (step === null || typeof step !== 'object') return step;
+  const { type, pretokenizers, individual_digits: individual } = step as Record<string, unknown>;
+  if (type === 'Sequence' && Array.isArray(pretokenizers)) {
+    return { ...step, pretokenizers: pretokenizers.map(withUnicodeDigits) };
+  }
+  if (type !== 'Digits') return step;
+  const Regex = individual === true ? '\\p{N}' : '\\p{N}+';
+  return { type: 'Split', pattern: { Regex }, behavior: 'Isolated', invert: false };
 }
 
 function crosses(seams: ReadonlySet<number>, start: number, end: number): boolean {
