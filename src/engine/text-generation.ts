@@ -1,6 +1,5 @@
 import { FiligreeError } from '../errors.js';
-import { TextStream } from '../tokenizer/index.js';
-import type { Tokenizer } from '../tokenizer/index.js';
+import { TextStream, type Tokenizer } from '../tokenizer/index.js';
 import type { Engine } from './engine.js';
 import type { TopLogprobs } from './model-runner.js';
 import type { FinishEvent, GenerateRequest, PromptEvent } from './request.js';
@@ -13,6 +12,8 @@ export interface TextRequest extends GenerateRequest {
   includeStop: boolean;
   /** Leave control tokens out of the text. */
   skipSpecial: boolean;
+  /** The text is read right behind the prompt's: a leading space is part of it. */
+  continuation: boolean;
 }
 
 export interface SampledToken {
@@ -70,6 +71,7 @@ export class TextGeneration {
       includeStop: request.includeStop,
       skipSpecial: request.skipSpecial,
       minTokens: request.sampling.minTokens,
+      continuation: request.continuation,
     });
     this.generation = engine.submit(request);
     void this.pump();

@@ -17,19 +17,23 @@ export async function answer(
   request: FastifyRequest,
   reply: FastifyReply,
   schema: object,
-  start: (call: Call) => Exchange,
+  start: (call: Call) => Promise<Exchange>,
 ): Promise<void> {
   const leave = service.lifecycle.enter();
   const { raw } = reply;
   let exchange: Exchange | null = null;
-  const onClose = () => exchange?.cancel();
+  let gone = false;
+  const onClose = () => {
+    gone = true;
+    exchange?.cancel();
+  };
+  raw.once('close', onClose);
   try {
     const body = request.body as { stream?: boolean | null };
     const unknown = unknownParameters(schema, body);
     if (unknown.length > 0) request.log.warn({ parameters: unknown }, 'unknown parameters are ignored');
-    exchange = start({ requestId: request.id, arrival: request.arrival });
-    raw.once('close', onClose);
-    if (raw.destroyed) exchange.cancel();
+    exchange = await start({ requestId: request.id, arrival: request.arrival });
+    if (gone) exchange.cancel();
     if (body.stream) await sendEvents(reply, exchange.chunks());
     else {
       const response = await exchange.response();

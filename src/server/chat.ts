@@ -11,13 +11,15 @@ import { resolveName, type Service } from './service.js';
  * Answers `/v1/chat/completions`: everything that can be refused is refused here, before the first byte of an answer.
  * @throws FiligreeError
  */
-export function startChat(service: Service, body: ChatBody, call: Call): Exchange {
+export async function startChat(service: Service, body: ChatBody, call: Call): Promise<Exchange> {
   const model = resolveName(service, body.model);
   const { tokenizer } = service.model;
   const choices = body.n ?? 1;
   const top = body.top_logprobs ?? 0;
   if (top > 0 && !body.logprobs)
-    throw new FiligreeError('invalid_value', "'top_logprobs' needs 'logprobs': true", { param: 'top_logprobs' });
+    throw new FiligreeError('invalid_value', "'top_logprobs' needs 'logprobs': true", {
+      param: 'top_logprobs',
+    });
   const wanted = body.max_completion_tokens ?? body.max_tokens ?? null;
   if (wanted === 0)
     throw new FiligreeError('invalid_value', "'max_tokens' must be at least 1", { param: 'max_tokens' });
@@ -25,7 +27,7 @@ export function startChat(service: Service, body: ChatBody, call: Call): Exchang
   // Before the prompt costs anything.
   service.engine.assertAccepts();
   const plan = planSampling(service, body, body.logprobs ? top : -1, body.prompt_logprobs ?? -1);
-  const { ids, lastContent } = encodeChat(service, body);
+  const { ids, lastContent } = await encodeChat(service, body);
   const prompt = truncated(service, ids, body.truncate_prompt_tokens);
   const budget = answerBudget(
     service,
@@ -41,6 +43,7 @@ export function startChat(service: Service, body: ChatBody, call: Call): Exchang
     id: base.id,
     priority: body.priority,
     cacheSalt: body.cache_salt,
+    continuation: body.continue_final_message ?? false,
   });
 
   const echo = body.echo && body.continue_final_message ? lastContent : '';
@@ -66,11 +69,19 @@ export function startChat(service: Service, body: ChatBody, call: Call): Exchang
       if (!opened.has(index)) {
         opened.add(index);
         const ids = body.return_token_ids ? { prompt_token_ids: prompt } : {};
-        yield chunk({ index, delta: { role: 'assistant', content: echo }, logprobs: null, finish_reason: null }, ids);
+        yield chunk(
+          { index, delta: { role: 'assistant', content: echo }, logprobs: null, finish_reason: null },
+          ids,
+        );
       }
       if (delta !== null) {
         if (delta.text === '' && !wantsTokens) continue;
-        const choice = { index, delta: { content: delta.text }, logprobs: logprobsOf(delta), finish_reason: null };
+        const choice = {
+          index,
+          delta: { content: delta.text },
+          logprobs: logprobsOf(delta),
+          finish_reason: null,
+        };
         yield chunk({ ...choice, ...tokenIds(delta) });
       } else yield chunk({ index, delta: {}, logprobs: null, ...finish });
     }
@@ -78,7 +89,10 @@ export function startChat(service: Service, body: ChatBody, call: Call): Exchang
   }
 
   async function response(): Promise<object> {
-    const texts = Array.from({ length: choices }, () => ({ text: echo, delta: { text: '', tokens: [] } as TextDelta }));
+    const texts = Array.from({ length: choices }, () => ({
+      text: echo,
+      delta: { text: '', tokens: [] } as TextDelta,
+    }));
     await collect(batch, ({ index, delta }) => {
       const choice = texts[index];
       if (!choice || delta === null) return;

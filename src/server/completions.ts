@@ -10,7 +10,12 @@ import {
   submitBatch,
   usageOf,
 } from './exchange.js';
-import { appendLogprobs, type CompletionLogprobs, CompletionLogprobWriter, promptLogprobs } from './logprobs.js';
+import {
+  appendLogprobs,
+  type CompletionLogprobs,
+  CompletionLogprobWriter,
+  promptLogprobs,
+} from './logprobs.js';
 import { checkTokenIds, encodeText, truncated } from './prompt.js';
 import { answerBudget, planSampling } from './sampling.js';
 import type { CompletionBody } from './schemas/completions.js';
@@ -24,15 +29,19 @@ interface Prompt extends PromptPlan {
   text: string;
 }
 
-function readPrompts(service: Service, body: CompletionBody): Prompt[] {
+async function readPrompts(service: Service, body: CompletionBody): Promise<Prompt[]> {
   const { prompt } = body;
   const batch = Array.isArray(prompt) && typeof prompt[0] !== 'number';
   const items = (batch ? prompt : [prompt]) as (string | number[])[];
   const wanted = body.max_tokens ?? null;
-  return items.map((item, i) => {
+  const prompts: Prompt[] = [];
+  for (const [i, item] of items.entries()) {
     const param = batch ? `prompt[${i}]` : 'prompt';
     if (typeof item !== 'string') checkTokenIds(service, item, param);
-    const all = typeof item === 'string' ? encodeText(service, item, body.add_special_tokens ?? true, param) : item;
+    const all =
+      typeof item === 'string'
+        ? await encodeText(service, item, body.add_special_tokens ?? true, param)
+        : item;
     const ids = truncated(service, all, body.truncate_prompt_tokens);
     const skipSpecial = body.skip_special_tokens ?? true;
     const text =
@@ -41,19 +50,28 @@ function readPrompts(service: Service, body: CompletionBody): Prompt[] {
         : body.echo
           ? service.model.tokenizer.decode(ids, { skipSpecial })
           : '';
-    const maxTokens = answerBudget(service, ids.length, wanted, DEFAULT_MAX_TOKENS, body.min_tokens ?? 0, 'prompt');
-    return { ids: Int32Array.from(ids), maxTokens, text };
-  });
+    const maxTokens = answerBudget(
+      service,
+      ids.length,
+      wanted,
+      DEFAULT_MAX_TOKENS,
+      body.min_tokens ?? 0,
+      'prompt',
+    );
+    prompts.push({ ids: Int32Array.from(ids), maxTokens, text });
+  }
+  return prompts;
 }
 
 /** Mean log-probability of a token: what `best_of` ranks by. */
-const score = (generation: TextGeneration) => generation.cumulativeLogprob / Math.max(generation.outputTokens, 1);
+const score = (generation: TextGeneration) =>
+  generation.cumulativeLogprob / Math.max(generation.outputTokens, 1);
 
 /**
  * Answers `/v1/completions`. Choice `p * n + c` is the c-th of prompt p.
  * @throws FiligreeError
  */
-export function startCompletion(service: Service, body: CompletionBody, call: Call): Exchange {
+export async function startCompletion(service: Service, body: CompletionBody, call: Call): Promise<Exchange> {
   const model = resolveName(service, body.model);
   const { tokenizer } = service.model;
   const n = body.n ?? 1;
@@ -63,7 +81,9 @@ export function startCompletion(service: Service, body: CompletionBody, call: Ca
   if (bestOf < n) throw invalid('best_of', `is ${bestOf}, fewer than 'n', which is ${n}`);
   if (bestOf > n && body.stream) throw invalid('best_of', "cannot be streamed beyond 'n'");
   if (body.suffix)
-    throw new FiligreeError('unsupported_value', "'suffix': this model has no infill tokens", { param: 'suffix' });
+    throw new FiligreeError('unsupported_value', "'suffix': this model has no infill tokens", {
+      param: 'suffix',
+    });
 
   const top = body.logprobs ?? -1;
   const wantsLogprobs = top >= 0;
@@ -76,12 +96,13 @@ export function startCompletion(service: Service, body: CompletionBody, call: Ca
     bestOf > n ? Math.max(top, 0) : top,
     Math.max(echoLogprobs, body.prompt_logprobs ?? -1),
   );
-  const prompts = readPrompts(service, body);
+  const prompts = await readPrompts(service, body);
   const base = envelope(service, 'cmpl', body.request_id, model);
   const batch = submitBatch(service, plan, prompts, bestOf, call, {
     id: base.id,
     priority: body.priority,
     cacheSalt: body.cache_salt,
+    continuation: true,
   });
 
   const wantsTokens = wantsLogprobs || body.return_token_ids;

@@ -1,5 +1,10 @@
 import { createHash, randomUUID } from 'node:crypto';
-import { type BatchEvent, TextBatch, type TextGeneration, type TextRequest } from '../engine/text-generation.js';
+import {
+  type BatchEvent,
+  TextBatch,
+  type TextGeneration,
+  type TextRequest,
+} from '../engine/text-generation.js';
 import { FiligreeError } from '../errors.js';
 import type { SamplingPlan } from './sampling.js';
 import type { Service } from './service.js';
@@ -29,7 +34,12 @@ export interface Usage {
 }
 
 /** Fields that every chunk and answer of one exchange share. */
-export function envelope(service: Service, prefix: string, requestId: string | null | undefined, model: string) {
+export function envelope(
+  service: Service,
+  prefix: string,
+  requestId: string | null | undefined,
+  model: string,
+) {
   return {
     id: `${prefix}-${requestId ?? randomUUID().replaceAll('-', '')}`,
     created: Math.floor(Date.now() / 1000),
@@ -63,7 +73,7 @@ export function submitBatch(
   prompts: readonly PromptPlan[],
   choices: number,
   call: Call,
-  options: { id: string; priority?: number | null; cacheSalt?: string | null },
+  options: { id: string; priority?: number | null; cacheSalt?: string | null; continuation: boolean },
 ): TextBatch {
   const requests = prompts.flatMap((prompt, p) =>
     Array.from({ length: choices }, (_, c): TextRequest => {
@@ -80,6 +90,7 @@ export function submitBatch(
         stop: plan.stop,
         includeStop: plan.includeStop,
         skipSpecial: plan.skipSpecial,
+        continuation: options.continuation,
       };
     }),
   );
@@ -87,7 +98,11 @@ export function submitBatch(
 }
 
 /** The usage of all choices; a prompt counts once however many choices it has. */
-export function usageOf(generations: readonly TextGeneration[], prompts: readonly PromptPlan[], choices: number): Usage {
+export function usageOf(
+  generations: readonly TextGeneration[],
+  prompts: readonly PromptPlan[],
+  choices: number,
+): Usage {
   const prompt = prompts.reduce((sum, p) => sum + p.ids.length, 0);
   const completion = generations.reduce((sum, g) => sum + g.outputTokens, 0);
   let cached = 0;

@@ -1,5 +1,5 @@
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-import { type ErrorCode, ERROR_CODES, FiligreeError } from '../errors.js';
+import { ERROR_CODES, type ErrorCode, FiligreeError } from '../errors.js';
 
 /** OpenAI's error shape. */
 export interface ErrorBody {
@@ -9,7 +9,10 @@ export interface ErrorBody {
 /** What Fastify itself refuses, in our codes. */
 const FASTIFY_CODES: Record<string, [ErrorCode, string?]> = {
   FST_ERR_CTP_BODY_TOO_LARGE: ['request_too_large'],
-  FST_ERR_CTP_INVALID_MEDIA_TYPE: ['unsupported_media_type', 'The body must be JSON: set Content-Type: application/json.'],
+  FST_ERR_CTP_INVALID_MEDIA_TYPE: [
+    'unsupported_media_type',
+    'The body must be JSON: set Content-Type: application/json.',
+  ],
   FST_ERR_CTP_EMPTY_JSON_BODY: ['invalid_json', 'The body is empty, but Content-Type announces JSON.'],
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: ['invalid_json', 'The body is not as long as Content-Length says.'],
   FST_ERR_BAD_URL: ['invalid_value', 'The URL is malformed.'],
@@ -23,13 +26,16 @@ export function asFiligreeError(error: unknown): FiligreeError {
   const { code, message, statusCode } = error as Partial<FastifyError>;
   const known = typeof code === 'string' ? FASTIFY_CODES[code] : undefined;
   if (known) return new FiligreeError(known[0], known[1] ?? message ?? 'Bad request.', { cause: error });
-  if (statusCode === 400) return new FiligreeError('invalid_value', message ?? 'Bad request.', { cause: error });
+  if (statusCode === 400)
+    return new FiligreeError('invalid_value', message ?? 'Bad request.', { cause: error });
   return new FiligreeError('internal_error', message ?? String(error), { cause: error });
 }
 
 export function errorBody(error: FiligreeError): ErrorBody {
   const { type, local } = error.info;
-  const message = local ? 'The server failed to answer. Its log says why, under this request id.' : error.message;
+  const message = local
+    ? 'The server failed to answer. Its log says why, under this request id.'
+    : error.message;
   return { error: { message, type, param: error.param, code: local ? 'internal_error' : error.code } };
 }
 
@@ -57,7 +63,11 @@ export function registerErrors(app: FastifyInstance): void {
     if (allowed) {
       void reply.header('allow', [...allowed].join(', '));
       const names = [...allowed].join(' or ');
-      return send(request, reply, new FiligreeError('method_not_allowed', `${shown} takes ${names}, not ${request.method}.`));
+      return send(
+        request,
+        reply,
+        new FiligreeError('method_not_allowed', `${shown} takes ${names}, not ${request.method}.`),
+      );
     }
     const message = `Unknown request URL: ${request.method} ${shown}. GET /docs lists what there is.`;
     return send(request, reply, new FiligreeError('not_found', message));
@@ -70,7 +80,11 @@ export function clientErrorAnswer(code: string | undefined): string {
     HPE_HEADER_OVERFLOW: [431, 'Request Header Fields Too Large', 'The headers are too large.'],
     ERR_HTTP_REQUEST_TIMEOUT: [408, 'Request Timeout', 'The request took too long to arrive.'],
   };
-  const [status, reason, message] = table[code ?? ''] ?? [400, 'Bad Request', 'This is not a well-formed HTTP request.'];
+  const [status, reason, message] = table[code ?? ''] ?? [
+    400,
+    'Bad Request',
+    'This is not a well-formed HTTP request.',
+  ];
   const body = JSON.stringify({
     error: { message, type: ERROR_CODES.invalid_value.type, param: null, code: 'invalid_value' },
   } satisfies ErrorBody);

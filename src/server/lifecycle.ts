@@ -10,6 +10,9 @@ export class Lifecycle {
   private drainStarted = false;
   private readonly whenIdle: (() => void)[] = [];
 
+  /** @param limit answers under way at most: what can run and what may wait */
+  constructor(private readonly limit: number) {}
+
   get draining(): boolean {
     return this.drainStarted;
   }
@@ -19,12 +22,25 @@ export class Lifecycle {
     return this.count;
   }
 
-  /** @returns call once, when the answer has ended. @throws FiligreeError server_draining */
+  /** @returns call once, when the answer has ended. @throws FiligreeError server_draining, queue_full */
   enter(): () => void {
     if (this.drainStarted) {
-      throw new FiligreeError('server_draining', 'The server is shutting down. Send the request to another one.', {
-        retryAfter: 5,
-      });
+      throw new FiligreeError(
+        'server_draining',
+        'The server is shutting down. Send the request to another one.',
+        {
+          retryAfter: 5,
+        },
+      );
+    }
+    if (this.count >= this.limit) {
+      throw new FiligreeError(
+        'queue_full',
+        `The queue is full: ${this.count} requests are under way. Retry later.`,
+        {
+          retryAfter: 1,
+        },
+      );
     }
     this.count++;
     let left = false;

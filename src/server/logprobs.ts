@@ -5,7 +5,7 @@ import type { Tokenizer } from '../tokenizer/index.js';
 
 /** JSON knows no infinity; an impossible token gets what vLLM gives it. */
 const LOWEST = -9999;
-const finite = (logprob: number): number => (logprob > LOWEST ? logprob : LOWEST);
+const finite = (logprob: number): number => (Number.isFinite(logprob) ? Math.max(logprob, LOWEST) : LOWEST);
 
 const utf8 = new TextDecoder('utf-8', { fatal: true });
 
@@ -20,7 +20,11 @@ export function tokenString(tokenizer: Tokenizer, id: number): string {
 }
 
 function entry(tokenizer: Tokenizer, id: number, logprob: number) {
-  return { token: tokenString(tokenizer, id), logprob: finite(logprob), bytes: [...tokenizer.tokenBytes(id)] };
+  return {
+    token: tokenString(tokenizer, id),
+    logprob: finite(logprob),
+    bytes: [...tokenizer.tokenBytes(id)],
+  };
 }
 
 /** `choices[].logprobs.content` of a chat completion. */
@@ -44,7 +48,8 @@ function topMap(
   logprobs: ArrayLike<number>,
 ): Record<string, number> {
   const map: Record<string, number> = {};
-  for (let i = 0; i < ids.length; i++) map[tokenString(tokenizer, ids[i] as number)] ??= finite(logprobs[i] as number);
+  for (let i = 0; i < ids.length; i++)
+    map[tokenString(tokenizer, ids[i] as number)] ??= finite(logprobs[i] as number);
   map[tokenString(tokenizer, id)] ??= finite(logprob);
   return map;
 }
@@ -73,7 +78,10 @@ export class CompletionLogprobWriter {
   prompt(ids: Int32Array, event: PromptEvent): CompletionLogprobs {
     const out: CompletionLogprobs = { tokens: [], token_logprobs: [], top_logprobs: [], text_offset: [] };
     ids.forEach((id, i) => {
-      if (i === 0) return this.add(out, id, null, null);
+      if (i === 0) {
+        this.add(out, id, null, null);
+        return;
+      }
       const row = (i - 1) * event.k;
       const logprob = event.logprobs[i - 1] as number;
       const ids = event.topIds.subarray(row, row + event.k);
@@ -101,7 +109,7 @@ export class CompletionLogprobWriter {
     out.token_logprobs.push(logprob === null ? null : finite(logprob));
     out.top_logprobs.push(top);
     out.text_offset.push(this.offset);
-    if (this.skipSpecial && this.tokenizer.isControl(id)) return;
+    if (this.skipSpecial && this.tokenizer.isSpecial(id)) return;
     // Characters begin at every byte that does not continue one.
     for (const byte of this.tokenizer.tokenBytes(id)) if ((byte & 0xc0) !== 0x80) this.offset++;
   }

@@ -17,7 +17,8 @@ function maxTokenBytes(service: Service): number {
   let longest = longestToken.get(tokenizer);
   if (longest === undefined) {
     longest = 1;
-    for (let id = 0; id < tokenizer.vocabSize; id++) longest = Math.max(longest, tokenizer.tokenBytes(id).length);
+    for (let id = 0; id < tokenizer.vocabSize; id++)
+      longest = Math.max(longest, tokenizer.tokenBytes(id).length);
     longestToken.set(tokenizer, longest);
   }
   return longest;
@@ -63,10 +64,15 @@ function contentText(message: ChatMessage, index: number): string {
     .map((part, i) => {
       if (part.type === 'text' && typeof part.text === 'string') return part.text;
       const param = `messages[${index}].content[${i}]`;
-      if (part.type === 'text') throw new FiligreeError('invalid_value', `'${param}.text' is missing`, { param });
-      throw new FiligreeError('unsupported_value', `'${param}': this model reads text only, not '${part.type}'`, {
-        param: `${param}.type`,
-      });
+      if (part.type === 'text')
+        throw new FiligreeError('invalid_value', `'${param}.text' is missing`, { param });
+      throw new FiligreeError(
+        'unsupported_value',
+        `'${param}': this model reads text only, not '${part.type}'`,
+        {
+          param: `${param}.type`,
+        },
+      );
     })
     .join('');
 }
@@ -109,43 +115,41 @@ function templateInput(service: Service, body: TemplateBody) {
   };
 }
 
-/** A template may refuse a conversation (`raise_exception`): its words go to the client. */
-function rendering<T>(render: () => T): T {
-  try {
-    return render();
-  } catch (error) {
-    if (error instanceof FiligreeError) throw error;
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new FiligreeError('template_error', `The chat template refused the messages: ${reason}`, {
-      param: 'messages',
-      cause: error,
-    });
-  }
-}
-
 export function renderChat(service: Service, body: TemplateBody): string {
   const { template, messages, options } = templateInput(service, body);
-  return rendering(() => template.render(messages, options));
+  return template.render(messages, options);
 }
 
 /** @returns ids of the rendered conversation; the text of its last message, for `echo` */
-export function encodeChat(service: Service, body: TemplateBody): { ids: number[]; lastContent: string } {
+export async function encodeChat(
+  service: Service,
+  body: TemplateBody,
+): Promise<{ ids: number[]; lastContent: string }> {
   const { template, messages, options } = templateInput(service, body);
-  const ids = rendering(() => template.encode(messages, options));
+  const ids = await template.encodeAsync(messages, options);
   return { ids, lastContent: messages.at(-1)?.content ?? '' };
 }
 
 /** Plain text: control tokens spelled in it count as such, as completions of a base model want them. */
-export function encodeText(service: Service, text: string, addSpecial: boolean, param: string): number[] {
+export async function encodeText(
+  service: Service,
+  text: string,
+  addSpecial: boolean,
+  param: string,
+): Promise<number[]> {
   refuseHopeless(service, text.length, param);
   const { tokenizer } = service.model;
-  const ids = tokenizer.encode(text, { addSpecial, parseSpecial: true });
+  const ids = await tokenizer.encodeAsync(text, { addSpecial, parseSpecial: true });
   if (ids.length > 0) return ids;
   // Nothing to condition on: the beginning of a text, where the model has a token for it.
-  if (tokenizer.bosId !== null && tokenizer.bosId !== undefined) return [tokenizer.bosId];
-  throw new FiligreeError('invalid_value', `'${param}' is empty, and the model has no token that begins a text`, {
-    param,
-  });
+  if (tokenizer.bosId !== null) return [tokenizer.bosId];
+  throw new FiligreeError(
+    'invalid_value',
+    `'${param}' is empty, and the model has no token that begins a text`,
+    {
+      param,
+    },
+  );
 }
 
 /** @throws FiligreeError where an id is outside the vocabulary */

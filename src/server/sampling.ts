@@ -19,11 +19,13 @@ export interface SamplingPlan {
   skipSpecial: boolean;
 }
 
-const bad = (param: string, message: string) => new FiligreeError('invalid_value', `'${param}' ${message}`, { param });
+const bad = (param: string, message: string) =>
+  new FiligreeError('invalid_value', `'${param}' ${message}`, { param });
 
 function checkIds(ids: readonly number[], vocabSize: number, param: string): void {
   ids.forEach((id, i) => {
-    if (id >= vocabSize) throw bad(`${param}[${i}]`, `is ${id}, outside the vocabulary of ${vocabSize} tokens`);
+    if (id >= vocabSize)
+      throw bad(`${param}[${i}]`, `is ${id}, outside the vocabulary of ${vocabSize} tokens`);
   });
 }
 

@@ -3,18 +3,6 @@ import { FiligreeError } from '../errors.js';
 import type { ChatTemplate, Tokenizer } from '../tokenizer/index.js';
 import type { Lifecycle } from './lifecycle.js';
 
-/** What `/v1/models` tells about the model, beside its names. */
-export interface ModelCard {
-  /** Unix seconds. */
-  created: number;
-  architecture: string;
-  /** Bytes of weights in memory by format. */
-  formats: Record<string, number>;
-  sparsity: number;
-  weightBytes: number;
-  denseF32Bytes: number;
-}
-
 export interface ServedModel {
   /** The first is the one that answers carry when the request names none. */
   names: readonly [string, ...string[]];
@@ -22,7 +10,9 @@ export interface ServedModel {
   /** Null: the model has no template, and chat is refused. */
   template: ChatTemplate | null;
   eosTokenIds: readonly number[];
-  card: ModelCard;
+  architecture: string;
+  /** Unix seconds. */
+  created: number;
 }
 
 /** Everything the routes stand on. One object, made by buildApp's caller: no route reaches for anything else. */
@@ -30,6 +20,8 @@ export interface Service {
   engine: Engine;
   model: ServedModel;
   lifecycle: Lifecycle;
+  /** Whether the engine was made with a prefix cache. */
+  prefixCache: boolean;
   version: string;
 }
 

@@ -23,7 +23,10 @@ export const tokenId = Type.Integer({ minimum: 0, maximum: INT32_MAX });
 
 /** Parameters that the chat and the text completion share. */
 export const samplingFields = {
-  temperature: number('Softness of the distribution; 0 always takes the most likely token.', { minimum: 0, maximum: 2 }),
+  temperature: number('Softness of the distribution; 0 always takes the most likely token.', {
+    minimum: 0,
+    maximum: 2,
+  }),
   top_p: number('Nucleus: the smallest set of tokens with this probability.', { minimum: 0, maximum: 1 }),
   top_k: integer('Only the k most likely tokens; 0 and -1 take all.', { minimum: -1, maximum: INT32_MAX }),
   min_p: number('Only tokens with this share of the most likely one.', { minimum: 0, maximum: 1 }),
@@ -43,13 +46,20 @@ export const samplingFields = {
   seed: integer('Key of the random stream: the same request gives the same answer.'),
   n: integer('Answers to each prompt.', { minimum: 1, maximum: 128 }),
   max_tokens: integer('Most tokens of an answer.', { minimum: 0, maximum: INT32_MAX }),
-  min_tokens: integer('Tokens before the end of sequence, a stop token or a stop string may end the answer.', {
-    minimum: 0,
-    maximum: INT32_MAX,
-  }),
+  min_tokens: integer(
+    'Tokens before the end of sequence, a stop token or a stop string may end the answer.',
+    {
+      minimum: 0,
+      maximum: INT32_MAX,
+    },
+  ),
   stop: Type.Optional(
     Type.Union(
-      [Type.String({ minLength: 1 }), Type.Array(Type.String({ minLength: 1 }), { maxItems: 64 }), Type.Null()],
+      [
+        Type.String({ minLength: 1 }),
+        Type.Array(Type.String({ minLength: 1 }), { maxItems: 64 }),
+        Type.Null(),
+      ],
       { description: 'Strings that end the answer.' },
     ),
   ),
@@ -57,10 +67,13 @@ export const samplingFields = {
   ignore_eos: boolean('The end of sequence does not end the answer.'),
   include_stop_str_in_output: boolean('Keep the stop string in the text.'),
   skip_special_tokens: boolean('Leave control tokens out of the text (default true).'),
-  truncate_prompt_tokens: integer('Keep only the last k tokens of the prompt; -1: as many as the model takes.', {
-    minimum: -1,
-    maximum: INT32_MAX,
-  }),
+  truncate_prompt_tokens: integer(
+    'Keep only the last k tokens of the prompt; -1: as many as the model takes.',
+    {
+      minimum: -1,
+      maximum: INT32_MAX,
+    },
+  ),
   prompt_logprobs: integer("Log-probabilities of the prompt's tokens, with the k most likely.", {
     minimum: 0,
     maximum: 20,
@@ -70,7 +83,10 @@ export const samplingFields = {
   stream_options: Type.Optional(
     Type.Union(
       [
-        Type.Object({ include_usage: boolean('End with a chunk that holds the usage.') }, { additionalProperties: true }),
+        Type.Object(
+          { include_usage: boolean('End with a chunk that holds the usage.') },
+          { additionalProperties: true },
+        ),
         Type.Null(),
       ],
       { description: 'Only with `stream`.' },
@@ -78,13 +94,19 @@ export const samplingFields = {
   ),
   priority: integer('Smaller runs earlier.', { minimum: -INT32_MAX, maximum: INT32_MAX }),
   request_id: string('Id of the answer; drawn when left out.', { minLength: 1, maxLength: 128 }),
-  cache_salt: string('Prefix-cache blocks are shared only under the same salt.', { minLength: 1, maxLength: 1024 }),
+  cache_salt: string('Prefix-cache blocks are shared only under the same salt.', {
+    minLength: 1,
+    maxLength: 1024,
+  }),
   user: string('Ignored.'),
   metadata: object('Ignored.'),
   response_format: Type.Optional(
     Type.Union(
       [
-        Type.Object({ type: Type.Enum(['text', 'json_object', 'json_schema']) }, { additionalProperties: true }),
+        Type.Object(
+          { type: Type.Enum(['text', 'json_object', 'json_schema']) },
+          { additionalProperties: true },
+        ),
         Type.Null(),
       ],
       { description: 'Only `text` so far: constrained output is refused, never ignored.' },
@@ -99,21 +121,30 @@ export const templateFields = {
   chat_template_kwargs: object('Variables for the chat template.'),
 };
 
-const part = Type.Object({ type: Type.String(), text: Type.Optional(Type.String()) }, { additionalProperties: true });
+const part = Type.Object(
+  { type: Type.String(), text: Type.Optional(Type.String()) },
+  { additionalProperties: true },
+);
 
 export const messageSchema = Type.Object(
   {
     role: Type.Enum(['system', 'developer', 'user', 'assistant', 'tool']),
     content: Type.Optional(Type.Union([Type.String(), Type.Array(part), Type.Null()])),
     name: string('Name of the participant.'),
-    tool_calls: list<Record<string, unknown>>(Type.Object({}, { additionalProperties: true }), 'Calls made earlier.'),
+    tool_calls: list<Record<string, unknown>>(
+      Type.Object({}, { additionalProperties: true }),
+      'Calls made earlier.',
+    ),
     tool_call_id: string('The call that a tool message answers.'),
   },
   { additionalProperties: true },
 );
 
 export const modelField = Type.Optional(
-  Type.Unsafe<string | null>({ type: ['string', 'null'], description: 'One of `/v1/models`; left out: the only one.' }),
+  Type.Unsafe<string | null>({
+    type: ['string', 'null'],
+    description: 'One of `/v1/models`; left out: the only one.',
+  }),
 );
 
 export const errorSchema = Type.Object({

@@ -14,7 +14,10 @@ export const completionBody = Type.Object(
       { description: 'Text, token ids, or a batch of either.' },
     ),
     ...samplingFields,
-    logprobs: integer('Log-probabilities of the answer, with the k most likely tokens.', { minimum: 0, maximum: 20 }),
+    logprobs: integer('Log-probabilities of the answer, with the k most likely tokens.', {
+      minimum: 0,
+      maximum: 20,
+    }),
     echo: boolean('Begin the text with the prompt; with `logprobs`, its log-probabilities too.'),
     best_of: integer('Write so many, return the `n` most likely per token.', { minimum: 1, maximum: 128 }),
     suffix: string('Refused: no model served so far has infill tokens that are used.'),

@@ -10,7 +10,10 @@ export function paramOf(pointer: string): string {
     .split('/')
     .slice(1)
     .map((part) => part.replaceAll('~1', '/').replaceAll('~0', '~'))
-    .reduce((path, part) => (/^\d+$/.test(part) ? `${path}[${part}]` : path === '' ? part : `${path}.${part}`), '');
+    .reduce(
+      (path, part) => (/^\d+$/.test(part) ? `${path}[${part}]` : path === '' ? part : `${path}.${part}`),
+      '',
+    );
 }
 
 /** A primitive as JSON, anything larger by its kind: a hostile body may nest deeper than a stack. */
@@ -51,11 +54,15 @@ function expectation(error: SchemaError): string {
  */
 function toFiligreeError(errors: SchemaError[], root: unknown): FiligreeError {
   const first = errors[0]!;
-  const union = errors.find((e) => e.keyword === 'anyOf' && first.schemaPath.startsWith(`${e.schemaPath}/anyOf`));
+  const union = errors.find(
+    (e) => e.keyword === 'anyOf' && first.schemaPath.startsWith(`${e.schemaPath}/anyOf`),
+  );
   let chosen = first;
   let wanted = '';
   if (union) {
-    const branches = errors.filter((e) => e.schemaPath.startsWith(`${union.schemaPath}/anyOf`) && e !== union);
+    const branches = errors.filter(
+      (e) => e.schemaPath.startsWith(`${union.schemaPath}/anyOf`) && e !== union,
+    );
     const deepest = branches.reduce((a, b) => (b.instancePath.length > a.instancePath.length ? b : a));
     chosen = deepest.instancePath.length > union.instancePath.length ? deepest : union;
     if (chosen === union) wanted = [...new Set(branches.map(expectation))].join(' or ');

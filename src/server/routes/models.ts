@@ -1,0 +1,72 @@
+import Type from 'typebox';
+import { errorResponses } from '../schemas/common.js';
+import { resolveName, type Service } from '../service.js';
+import type { Api } from './api.js';
+
+const modelSchema = Type.Object(
+  {
+    id: Type.String(),
+    object: Type.Literal('model'),
+    created: Type.Integer(),
+    owned_by: Type.String(),
+    root: Type.String(),
+    parent: Type.Null(),
+    max_model_len: Type.Integer(),
+    architecture: Type.String(),
+    format: Type.String(),
+    sparsity: Type.Number(),
+    weight_bytes: Type.Integer(),
+    dense_f32_bytes: Type.Integer(),
+  },
+  { additionalProperties: true, title: 'Model' },
+);
+
+export function modelRoutes(api: Api, service: Service): void {
+  const { info } = service.engine;
+  const { names, architecture, created } = service.model;
+  const largest = Object.entries(info.formats).sort((a, b) => b[1] - a[1])[0];
+  const describe = (id: string) => ({
+    id,
+    object: 'model' as const,
+    created,
+    owned_by: 'filigree',
+    root: names[0],
+    parent: null,
+    max_model_len: info.maxModelLen,
+    architecture,
+    /** The format of most bytes; `formats` has all. */
+    format: largest?.[0] ?? 'none',
+    formats: info.formats,
+    sparsity: info.sparsity,
+    weight_bytes: info.weightBytes,
+    dense_f32_bytes: info.denseF32Bytes,
+    kv_type: info.kvType,
+  });
+  api.get(
+    '/v1/models',
+    {
+      schema: {
+        summary: 'The models of this server',
+        tags: ['models'],
+        response: {
+          200: Type.Object({ object: Type.Literal('list'), data: Type.Array(modelSchema) }),
+          401: errorResponses[401],
+        },
+      },
+    },
+    async () => ({ object: 'list' as const, data: names.map(describe) }),
+  );
+  // A wildcard: names may hold slashes.
+  api.get(
+    '/v1/models/*',
+    {
+      schema: {
+        summary: 'One model',
+        tags: ['models'],
+        params: Type.Object({ '*': Type.String() }),
+        response: { 200: modelSchema, 401: errorResponses[401], 404: errorResponses[404] },
+      },
+    },
+    async (request) => describe(resolveName(service, request.params['*'] || '(none)')),
+  );
+}
