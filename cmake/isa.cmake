@@ -29,6 +29,10 @@ function(filigree_isa_sources isa)
     target_link_libraries(${lib} PRIVATE filigree_options)
     # -ffp-contract=off: a fused multiply-add happens where the kernel says so, identically on every compiler.
     target_compile_options(${lib} PRIVATE ${FILIGREE_ISA_${FILIGREE_CPU_FAMILY}_${isa}} -ffp-contract=off)
+    if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+      # GCC's own intrinsic headers trip these (GCC bug 105593).
+      target_compile_options(${lib} PRIVATE -Wno-uninitialized -Wno-maybe-uninitialized)
+    endif()
     string(TOUPPER ${isa} upper)
     set_property(GLOBAL APPEND PROPERTY FILIGREE_ISA_LIBS ${lib})
     set_property(GLOBAL APPEND PROPERTY FILIGREE_ISA_DEFINITIONS FILIGREE_HAS_${upper}=1)

@@ -37,7 +37,8 @@ AlignedBuffer::AlignedBuffer(size_t bytes) {
   // Map one huge page more than needed and cut to alignment: only an aligned range can be backed by huge pages throughout.
   const size_t rounded = (bytes + kHugePage - 1) / kHugePage * kHugePage;
   const size_t reserved = rounded + kHugePage;
-  void* map = mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* map =
+      mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (map == MAP_FAILED) fail(bytes);
   const uintptr_t begin = reinterpret_cast<uintptr_t>(map);
   const uintptr_t aligned = (begin + kHugePage - 1) / kHugePage * kHugePage;

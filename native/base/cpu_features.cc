@@ -18,8 +18,8 @@
 namespace filigree {
 namespace {
 
-constexpr std::array<std::string_view, 10> kNames = {"auto",       "scalar",     "avx2", "avxvnni", "avx512",
-                                                     "avx512vnni", "avx512bf16", "amx",  "neon",    "neoni8mm"};
+constexpr std::array<std::string_view, 10> kNames = {
+    "auto", "scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx", "neon", "neoni8mm"};
 
 std::string list_names() {
   std::string list;
@@ -194,9 +194,9 @@ CpuFeatures restrict_to(const CpuFeatures& cpu, std::string_view isa) {
   }
   Level level = level_of(cpu, isa);
   if (!level.complete) {
-    throw Error(ErrorCode::unsupported, "this processor (" + cpu.cpu_name + ") cannot run instruction set \"" +
-                                            std::string(isa) + "\"; the best it has is \"" +
-                                            std::string(best_isa(cpu)) + "\" of: " + list_names());
+    throw Error(ErrorCode::unsupported,
+                "this processor (" + cpu.cpu_name + ") cannot run instruction set \"" + std::string(isa) +
+                    "\"; the best it has is \"" + std::string(best_isa(cpu)) + "\" of: " + list_names());
   }
   return level.features;
 }

@@ -79,7 +79,8 @@ double cgroup_cpus(const std::string& proc_cgroup, const std::string& root) {
     const size_t first = line.find(':');
     const size_t second = first == std::string::npos ? first : line.find(':', first + 1);
     if (second == std::string::npos) continue;
-    const std::string controllers = line.substr(first + 1, second - first - 1), path = line.substr(second + 1);
+    const std::string controllers = line.substr(first + 1, second - first - 1),
+                      path = line.substr(second + 1);
     if (path.find("..") != std::string::npos) continue;
     if (controllers.empty()) {
       walk_up(root, path, limit_v2, &limit);

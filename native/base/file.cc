@@ -47,8 +47,8 @@ File::~File() {
 
 void File::read_at(uint64_t offset, void* out, size_t bytes) const {
   if (offset > size_ || bytes > size_ - offset) {
-    fail(path_, "read of " + std::to_string(bytes) + " bytes at " + std::to_string(offset) + " is past the end (" +
-                    std::to_string(size_) + " bytes)");
+    fail(path_, "read of " + std::to_string(bytes) + " bytes at " + std::to_string(offset) +
+                    " is past the end (" + std::to_string(size_) + " bytes)");
   }
   char* to = static_cast<char*>(out);
   while (bytes > 0) {

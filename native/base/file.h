@@ -14,7 +14,8 @@ class File {
   // Throws io (with the reason) if the file cannot be opened or is not a regular file.
   static File open(const std::string& path);
 
-  File(File&& other) noexcept : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)), size_(other.size_) {}
+  File(File&& other) noexcept
+      : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)), size_(other.size_) {}
   File& operator=(File&& other) noexcept;
   ~File();
 

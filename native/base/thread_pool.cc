@@ -84,7 +84,8 @@ struct alignas(64) ThreadPool::Mailbox {
 
 ThreadPool::ThreadPool(int threads) {
   if (threads < 1 || threads > 1024) {
-    throw Error(ErrorCode::invalid_argument, "a thread count must be 1 to 1024, not " + std::to_string(threads));
+    throw Error(ErrorCode::invalid_argument,
+                "a thread count must be 1 to 1024, not " + std::to_string(threads));
   }
   mailboxes_ = std::make_unique<Mailbox[]>(static_cast<size_t>(threads));
   workers_.reserve(static_cast<size_t>(threads - 1));
@@ -99,8 +100,9 @@ ThreadPool::ThreadPool(int threads) {
   } catch (const std::system_error& error) {
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
     stop_workers();
-    throw Error(ErrorCode::out_of_memory, std::string("cannot start ") + std::to_string(threads) + " threads (" +
-                                              error.what() + "); ask for fewer with --threads");
+    throw Error(ErrorCode::out_of_memory, std::string("cannot start ") + std::to_string(threads) +
+                                              " threads (" + error.what() +
+                                              "); ask for fewer with --threads");
   }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
@@ -121,7 +123,8 @@ void ThreadPool::work(Mailbox& mailbox, int index) {
     mailbox.wait_past(seen);
     if (stopping_) return;
     execute(index);
-    if (pending_.fetch_sub(1, std::memory_order_seq_cst) == 1 && caller_sleeps_.load(std::memory_order_seq_cst)) {
+    if (pending_.fetch_sub(1, std::memory_order_seq_cst) == 1 &&
+        caller_sleeps_.load(std::memory_order_seq_cst)) {
       wake_one(pending_);
     }
   }

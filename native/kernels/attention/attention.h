@@ -66,7 +66,8 @@ struct CombineItem {
 using AttendFn = void (*)(const AttendArgs& args, const AttendItem& item, float* workspace);
 using CombineFn = void (*)(const AttendArgs& args, const CombineItem& item);
 // Stores one position's rows k and v, [kv_heads * head_dim] each, in `slot` (0..15) of a block.
-using StoreKvFn = void (*)(const KvLayout& layout, std::byte* block, int slot, const float* k, const float* v);
+using StoreKvFn = void (*)(const KvLayout& layout, std::byte* block, int slot, const float* k,
+                           const float* v);
 
 struct AttentionOps {
   const char* variant;

@@ -18,9 +18,9 @@ struct RopeConfig {
   double low_freq_factor = 1.0;   // llama3
   double high_freq_factor = 4.0;  // llama3
   int64_t original_max_position = 0;
-  double attention_factor = 0.0;  // yarn, longrope
-  double beta_fast = 0.0;         // yarn, default 32
-  double beta_slow = 0.0;         // yarn, default 1
+  double attention_factor = 0.0;                  // yarn, longrope
+  double beta_fast = 0.0;                         // yarn, default 32
+  double beta_slow = 0.0;                         // yarn, default 1
   std::vector<double> short_factor, long_factor;  // longrope, head_dim/2 each
 };
 

@@ -27,9 +27,9 @@ struct SamplingParams {
   int32_t logprobs = -1;         // -1 none; k: of the chosen token and of the k likeliest
   int32_t prompt_logprobs = -1;  // likewise; not used here, carried for the engine
   int32_t min_tokens = 0;
-  std::vector<int32_t> suppressed_until_min;             // end and stop ids
+  std::vector<int32_t> suppressed_until_min;              // end and stop ids
   std::optional<std::vector<int32_t>> allowed_token_ids;  // nothing else may be chosen
-  std::vector<std::vector<int32_t>> bad_words;           // token sequences that may not be completed
+  std::vector<std::vector<int32_t>> bad_words;            // token sequences that may not be completed
 };
 
 enum class SampleStatus : uint8_t { ok, non_finite_logits, no_token_allowed };
@@ -37,8 +37,9 @@ enum class SampleStatus : uint8_t { ok, non_finite_logits, no_token_allowed };
 struct SampleResult {
   SampleStatus status = SampleStatus::ok;
   int32_t token = -1;
-  float logprob = 0.0f;  // of the token in the raw distribution (before penalties and temperature), if logprobs >= 0
-  int32_t top = 0;       // entries written to top_ids and top_logprobs
+  float logprob =
+      0.0f;  // of the token in the raw distribution (before penalties and temperature), if logprobs >= 0
+  int32_t top = 0;  // entries written to top_ids and top_logprobs
 };
 
 // Scratch memory for one sample() call at a time.
@@ -64,13 +65,13 @@ class Sampler {
  public:
   // `prompt` and `output` (the tokens a preempted request had already generated) feed the penalties; the random stream goes on
   // after `output`. Allocates for up to max_outputs more tokens. Throws invalid_argument for an id outside the vocabulary.
-  Sampler(SamplingParams params, std::span<const int32_t> prompt, std::span<const int32_t> output, size_t vocabulary,
-          size_t max_outputs);
+  Sampler(SamplingParams params, std::span<const int32_t> prompt, std::span<const int32_t> output,
+          size_t vocabulary, size_t max_outputs);
 
   // Chooses the next token from logits [vocabulary], and counts it. Writes up to params().logprobs entries, likeliest first
   // (ties: lowest id first), to top_ids and top_logprobs. Does not change the logits. Allocates nothing.
-  SampleResult sample(const VocabularyOps& ops, const float* logits, SampleWorkspace& workspace, int32_t* top_ids,
-                      float* top_logprobs);
+  SampleResult sample(const VocabularyOps& ops, const float* logits, SampleWorkspace& workspace,
+                      int32_t* top_ids, float* top_logprobs);
 
   const SamplingParams& params() const { return params_; }
   int64_t output_count() const { return output_count_; }
@@ -92,9 +93,9 @@ class Sampler {
   size_t vocabulary_;
   bool penalties_;
   int64_t output_count_ = 0;
-  std::vector<TokenCount> table_;     // open addressing, a power of two; empty without penalties
-  std::vector<int32_t> distinct_;     // slots of table_ in use
-  std::vector<int32_t> tail_;         // the last outputs, as many as the longest bad word needs, oldest first
+  std::vector<TokenCount> table_;  // open addressing, a power of two; empty without penalties
+  std::vector<int32_t> distinct_;  // slots of table_ in use
+  std::vector<int32_t> tail_;      // the last outputs, as many as the longest bad word needs, oldest first
   size_t tail_limit_ = 0;
   bool filters_ = false;
 };
@@ -103,8 +104,8 @@ class Sampler {
 float log_sum_exp(const VocabularyOps& ops, const float* logits, size_t n);
 
 // The k largest logits, likeliest first, ties by lowest id, as log-probabilities (logit - lse). Returns min(k, n).
-size_t top_logprobs(const VocabularyOps& ops, const float* logits, size_t n, float lse, size_t k, Candidate* scratch /* [n] */,
-                    int32_t* ids, float* logprobs);
+size_t top_logprobs(const VocabularyOps& ops, const float* logits, size_t n, float lse, size_t k,
+                    Candidate* scratch /* [n] */, int32_t* ids, float* logprobs);
 
 // Philox4x32-10 (Salmon et al., SC 2011): four random words for a key and a counter.
 struct PhiloxWords {

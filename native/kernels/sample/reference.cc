@@ -1,0 +1,8 @@
+#include "kernels/sample/vocabulary_lanes.h"
+#include "kernels/simd/scalar.h"
+
+namespace filigree {
+
+VocabularyOps vocabulary_scalar() { return vocabulary_ops<Scalar>(); }
+
+}  // namespace filigree
