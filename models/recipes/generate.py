@@ -142,6 +142,8 @@ def self_text(config, params, seeds: dict, spec: dict, log) -> dict[str, np.ndar
     for kind in made:
         chat = kind == 'self_chat'
         size = spec['chat' if chat else 'text']
+        if not size['seconds']:
+            continue
         batch, length = size['batch'], size['length']
         headers = (seeds['after_user'], seeds['after_assistant']) if chat else None
         pool, bare = seeds['chat' if chat else 'text'], list(seeds['user_header'] if chat else [0])

@@ -16,7 +16,7 @@ import yaml
 
 import checkpoint
 from evaluate import Evaluator
-from generate import Sampler, self_text
+from generate import self_text
 from model import COMPUTE, DEVICE, Config, Llama, load_gguf, sparsity, tree_map
 from prepare import unragged
 from sparsegpt import allocate, sparsegpt
@@ -161,6 +161,8 @@ class Run:
         if path.exists():
             return torch.load(path, map_location=DEVICE)
         spec = self.recipe['train'] | chosen['train'] | self.recipe[name] | self.control(name)
+        if spec.get('until'):  # a lease that ends: as many tokens as fit before that second of this process
+            spec['tokens'] = int((spec['until'] - (time.time() - self.began)) * spec['rate'])
         result = self.trainer.run(name, params, self.streams, spec, str(self.file(f'{name}.resume')))
         torch.save(result, path)
         checkpoint.save(self.file(name), self.config, result)
@@ -172,9 +174,9 @@ class Run:
         self.evaluate('dense', self.dense)
         self.generate()
         self.read_streams()
-        chosen = self.sweep()
-        one50 = self.prune('sgpt50', self.dense, 0.5)
-        start50 = self.prune('start50', self.dense, 0.5, chosen['allocation']) if chosen['allocation'] else one50
+        chosen = {'train': {}, 'allocation': r['prune'].get('allocation', {})}
+        chosen = self.sweep() if r.get('sweep') else chosen
+        start50 = self.prune('start50', self.dense, 0.5, chosen['allocation'])
         train50 = self.train('train50', start50, chosen)
         self.evaluate('train50', train50)
         start = train50
@@ -186,7 +188,7 @@ class Run:
             self.evaluate('train70', train70, grid)
         for grid in ('i8', 'i4'):
             self.evaluate('train50', train50, grid)
-        one70 = self.prune('sgpt70', self.dense, 0.7)
+        one50, one70 = (self.prune(f'sgpt{n}', self.dense, n / 100) for n in (50, 70))
         for name, params in (('sgpt50', one50), ('sgpt70', one70)):
             self.evaluate(name, params)
         for grid in ('i8', 'i4'):
@@ -195,8 +197,8 @@ class Run:
         self.log('END')
 
 
-def warm(recipe: dict, work: Path):
-    """Compiles and times every kernel of the run on random weights: fills the compiler's cache while data arrives."""
+def warm(recipe: dict):
+    """Compiles and times training on random weights: fills the compiler's cache while data still arrives."""
     began = time.time()
     config = Config(576, 1536, 30, 9, 3, 49152, 1e-5, 100000.0)
     randn = lambda *shape: 0.03 * torch.randn(*shape, device=DEVICE)  # noqa: E731
@@ -210,24 +212,11 @@ def warm(recipe: dict, work: Path):
     say = lambda text, record=None: print(f'[{time.time() - began:6.1f}] warm: {text}', flush=True)  # noqa: E731
     trainer = Trainer(config, teacher, say, compiled=DEVICE == 'cuda')
     streams = {'x': torch.randint(0, 49152, (4_000_000,), dtype=torch.int32, device=DEVICE)}
-    for batch, optimizer, qat_from in ((64, 'muon', 0.5), (64, 'adamw', 1.0), (32, 'muon', 1.0)):
-        spec = recipe['train'] | {'mix': {'x': 1.0}, 'batch': batch, 'optimizer': optimizer, 'qat_from': qat_from}
-        spec |= {'tokens': 12 * batch * 1024, 'log_every': 3}
-        trainer.run(f'{batch} {optimizer} {qat_from}', params, streams, spec)
+    batch = recipe['train']['batch']
+    spec = recipe['train'] | {'mix': {'x': 1.0}, 'qat_from': 0.5, 'tokens': 8 * batch * 1024, 'log_every': 2}
+    trainer.run(f'batch of {batch} x 1024', params, streams, spec)
     memory = torch.cuda.max_memory_allocated() / 2**30 if DEVICE == 'cuda' else 0
     say(f'training peaks at {memory:.0f} GiB')
-    shares = allocate(config, 0.5, {'v': -0.1}, {0: -0.1})
-    one = {**params, 'layers': params['layers'][:1]}
-    sparsegpt(Llama(config), one, streams['x'][: 256 * 2048].view(256, 2048).long(), shares)
-    say('sparsegpt of one layer')
-    for kind in ('text', 'chat'):
-        size = recipe['generate'][kind]
-        sampler = Sampler(config, params, size['batch'], 256, 64, ([5, 6], [7, 8]))
-        for _ in range(2):
-            before = time.time()
-            ids = sampler.run([[1, 2]] * size['batch'], 1.0, is_chat=np.ones(size['batch'], bool)).cpu()
-            say(f'{kind} {ids.numel() / (time.time() - before):.0f} tokens/s at 256')
-        del sampler
 
 
 if __name__ == '__main__':
@@ -241,6 +230,6 @@ if __name__ == '__main__':
     document = yaml.safe_load(args.recipe.read_text())
     args.work.mkdir(parents=True, exist_ok=True)
     if args.warm:
-        warm(document, args.work)
+        warm(document)
     else:
         Run(document, args.work, args.layers).main()
