@@ -1,0 +1,94 @@
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "base/function_ref.h"
+#include "base/thread_pool.h"
+#include "engine/activations.h"
+#include "engine/kv_arena.h"
+#include "engine/weights.h"
+#include "kernels/activation/activation.h"
+#include "kernels/attention/attention.h"
+#include "kernels/attention/plan.h"
+#include "kernels/norm/norm.h"
+#include "kernels/rope/rope.h"
+
+namespace filigree {
+
+// Consecutive tokens of one sequence.
+struct Chunk {
+  std::span<const int32_t> tokens;
+  int32_t position = 0;             // of tokens[0]
+  const int32_t* blocks = nullptr;  // of positions 0 .. position + tokens.size() - 1
+};
+
+// The decoder: embedding, layers, final norm and head, over a mixed batch of prefill chunks and decode tokens.
+//
+//   h = embed(token)
+//   per layer: h += Wo attention(rope(Wqkv norm(h)));  h += Wdown (silu(Wgate norm(h)) * Wup norm(h))
+//   logits = Whead norm(h)
+//
+// Memory for max_rows rows is reserved once; forward() and logits() allocate nothing. A row's result depends on its own
+// sequence alone: linear layers, norms and attention each promise it (see their headers).
+class Graph {
+ public:
+  Graph(const ModelConfig& config, const ModelWeights& weights, KvArena& arena, const CpuFeatures& cpu, ThreadPool& pool,
+        uint32_t max_rows, uint32_t max_chunks, uint32_t max_logit_rows, int64_t max_positions);
+
+  // Runs all layers over the chunks' tokens, at most max_rows, and stores their keys and values.
+  void forward(std::span<const Chunk> chunks);
+  // Logits [rows.size()][vocabulary] of rows of the last forward(), at most max_logit_rows.
+  const float* logits(std::span<const uint32_t> rows);
+
+  uint32_t max_rows() const { return max_rows_; }
+  uint32_t max_logit_rows() const { return max_logit_rows_; }
+  size_t workspace_bytes() const;
+
+ private:
+  void prepare(std::span<const Chunk> chunks);
+  void attention_layer(uint32_t index, uint32_t rows);
+  void attend(uint32_t index);
+  void ffn_layer(const LayerWeights& layer, uint32_t rows);
+  void rotate_and_store(uint32_t index, uint32_t row);
+  // out = projection(input), then finish(part, thread's first row, end row) on the thread that computed them.
+  void project(const Projection& projection, uint32_t rows, float* out, size_t stride, bool whole_pairs,
+               FunctionRef<void(uint32_t begin, uint32_t end)> finish);
+  // work(row) for every row: on the calling thread when it is little, else on all.
+  void each_row(uint32_t rows, size_t cost_per_row, FunctionRef<void(uint32_t row, int thread)> work);
+  void add_columns(float* to, const float* from, uint32_t rows, uint32_t begin, uint32_t end);
+
+  ModelConfig config_;
+  const ModelWeights& weights_;
+  KvArena& arena_;
+  ThreadPool& pool_;
+  uint32_t max_rows_, max_logit_rows_;
+  NormOps norm_;
+  RopeOps rope_;
+  ActivationOps activation_;
+  AttentionOps attention_;
+  RopeFrequencies frequencies_;
+  Activations activations_;
+  AttentionPlan attention_plan_;
+
+  uint32_t ffn_cols_;                   // intermediate size rounded up to whole panels
+  AlignedBuffer hidden_, normed_;       // [max_rows][hidden]
+  AlignedBuffer qkv_;                   // [max_rows][q | k | v]; attention writes its result over q
+  AlignedBuffer gate_up_, ffn_;         // [max_rows][2 ffn_cols], [max_rows][ffn_cols]
+  AlignedBuffer product_;               // [max_rows][hidden], before it joins the residual
+  AlignedBuffer cos_, sin_;             // [max_rows][head_dim / 2]
+  AlignedBuffer logits_;                // [max_logit_rows][vocabulary]
+  AlignedBuffer scratch_;               // per thread
+  size_t scratch_bytes_ = 0;
+
+  struct Row {
+    int32_t token;
+    int32_t position;
+    int32_t block;
+  };
+  std::vector<Row> rows_;
+  std::vector<AttendSequence> sequences_;
+};
+
+}  // namespace filigree
