@@ -126,6 +126,8 @@ export class Scheduler {
     schedule.record.entries.splice(at, 1);
     schedule.record.copies = schedule.record.copies.filter((copy) => copy.to !== to);
     this.fail(sequence, error);
+    // It was never opened, so there is nothing to close.
+    this.closed.pop();
     if (schedule.sequences.length === 0) this.inFlight = null;
   }
 
