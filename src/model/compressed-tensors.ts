@@ -55,7 +55,9 @@ export function readCompressionInfo(config: JsonObject): CompressionInfo {
     const weights = isObject(group) ? new Fields(group, `${fields.where}: ${name}`).child('weights') : null;
     if (weights === null) continue;
     if (weights.string('type', 'int') !== 'int') {
-      throw unsupported(`${weights.where}: weights quantized to floating point (FP8, FP4) are not read; use an integer or 16-bit checkpoint`);
+      throw unsupported(
+        `${weights.where}: weights quantized to floating point (FP8, FP4) are not read; use an integer or 16-bit checkpoint`,
+      );
     }
     schemes.push(weights);
   }
@@ -71,7 +73,12 @@ export function readCompressionInfo(config: JsonObject): CompressionInfo {
  * Joins the tensors of a folder to the weights they stand for. Names keep their module's path; a bias or a norm stays
  * as it is.
  */
-export function groupTensors(raw: Iterable<RawTensor>, info: CompressionInfo, files: ReadableFile[], problems: string[]): TensorEntry[] {
+export function groupTensors(
+  raw: Iterable<RawTensor>,
+  info: CompressionInfo,
+  files: ReadableFile[],
+  problems: string[],
+): TensorEntry[] {
   const modules = new Map<string, Map<string, RawTensor>>();
   const entries: TensorEntry[] = [];
   let runtimeScales = 0;
@@ -87,10 +94,14 @@ export function groupTensors(raw: Iterable<RawTensor>, info: CompressionInfo, fi
     }
     const module = tensor.name.slice(0, -match[0].length);
     const parts = modules.get(module) ?? new Map<string, RawTensor>();
-    if (parts.has(match[1])) throw invalid(`tensor ${tensor.name}: its module has this part twice, under two names`);
+    if (parts.has(match[1]))
+      throw invalid(`tensor ${tensor.name}: its module has this part twice, under two names`);
     modules.set(module, parts.set(match[1], tensor));
   }
-  if (runtimeScales > 0) problems.push(`${runtimeScales} stored activation scales are not used: activations are quantized as they come`);
+  if (runtimeScales > 0)
+    problems.push(
+      `${runtimeScales} stored activation scales are not used: activations are quantized as they come`,
+    );
   for (const [module, parts] of modules) entries.push(join(module, parts, info, files, problems));
   return entries;
 }
@@ -112,15 +123,20 @@ function join(
   const name = `${module}.weight`;
   const forms = ['weight', 'compressed', 'packed'].filter((key) => parts.has(key));
   if (forms.length !== 1) {
-    throw invalid(`tensor ${name}: ${forms.length === 0 ? `only its ${[...parts.keys()]} stand in the files` : `it is stored twice, as ${forms}`}`);
+    throw invalid(
+      `tensor ${name}: ${forms.length === 0 ? `only its ${[...parts.keys()]} stand in the files` : `it is stored twice, as ${forms}`}`,
+    );
   }
   const form = forms[0] as string;
   const values = parts.get(form) as RawTensor;
-  if (parts.has('global_scale')) throw unsupported(`tensor ${name}: FP4 weights (weight_global_scale) are not read`);
-  if (/^f8/.test(values.dtype)) throw unsupported(`tensor ${name}: FP8 weights are not read; use an integer or 16-bit checkpoint`);
+  if (parts.has('global_scale'))
+    throw unsupported(`tensor ${name}: FP4 weights (weight_global_scale) are not read`);
+  if (/^f8/.test(values.dtype))
+    throw unsupported(`tensor ${name}: FP8 weights are not read; use an integer or 16-bit checkpoint`);
   const scaled = parts.has('scale');
   if (form === 'weight' && FLOATS.has(values.dtype)) {
-    if (scaled) problems.push(`tensor ${name} is stored in ${values.dtype} beside a weight_scale, which is not used`);
+    if (scaled)
+      problems.push(`tensor ${name} is stored in ${values.dtype} beside a weight_scale, which is not used`);
     return dense(name, values);
   }
   const shape = form === 'weight' ? values.shape : readShape(name, parts.get('shape'), files);
@@ -147,7 +163,8 @@ function join(
   keep('scale', 'zero_point', 'g_idx');
   const scales = entry.parts.scale as TensorPart;
   const count = scales.shape.reduce((a, b) => a * b, 1);
-  if (count !== 1 && (count === 0 || count % rows !== 0)) throw invalid(`tensor ${name}: ${count} scales do not fit ${rows} rows`);
+  if (count !== 1 && (count === 0 || count % rows !== 0))
+    throw invalid(`tensor ${name}: ${count} scales do not fit ${rows} rows`);
   const groups = count === 1 ? 1 : count / rows;
   const fits = info.groupSize !== null && Math.ceil(cols / info.groupSize) === groups;
   entry.groupSize = groups === 1 ? 0 : fits ? (info.groupSize as number) : Math.ceil(cols / groups);
@@ -157,13 +174,22 @@ function join(
 }
 
 /** Packed codes show their width by how many words a row takes; where two widths would fit, the configuration decides. */
-function codeBits(name: string, encoding: Encoding, values: RawTensor, cols: number, info: CompressionInfo): number {
+function codeBits(
+  name: string,
+  encoding: Encoding,
+  values: RawTensor,
+  cols: number,
+  info: CompressionInfo,
+): number {
   if (encoding === 'bitmask+pack-quantized') return 4;
   if (encoding !== 'pack-quantized') return info.bits !== null && info.bits <= 8 ? info.bits : 8;
   const words = values.shape.length === 2 ? values.shape[1] : undefined;
   const fitting = [4, 8, 2, 3, 5, 6, 7].filter((bits) => Math.ceil(cols / Math.floor(32 / bits)) === words);
   const bits = info.bits !== null && fitting.includes(info.bits) ? info.bits : fitting[0];
-  if (bits === undefined) throw invalid(`tensor ${name}: rows of ${words} packed words do not fit ${cols} columns at any width of code`);
+  if (bits === undefined)
+    throw invalid(
+      `tensor ${name}: rows of ${words} packed words do not fit ${cols} columns at any width of code`,
+    );
   return bits;
 }
 
@@ -173,8 +199,11 @@ function readShape(name: string, tensor: RawTensor | undefined, files: ReadableF
     throw invalid(`tensor ${name}: its stored shape is missing or not two integers`);
   }
   const bytes = (files[tensor.file] as ReadableFile).read(tensor.offset, tensor.bytes);
-  const shape = [0, 1].map((i) => (width === 8 ? Number(bytes.readBigInt64LE(8 * i)) : bytes.readInt32LE(4 * i)));
-  if (!shape.every((d) => d > 0 && d <= 2 ** 31)) throw invalid(`tensor ${name}: its stored shape is [${shape}]`);
+  const shape = [0, 1].map((i) =>
+    width === 8 ? Number(bytes.readBigInt64LE(8 * i)) : bytes.readInt32LE(4 * i),
+  );
+  if (!shape.every((d) => d > 0 && d <= 2 ** 31))
+    throw invalid(`tensor ${name}: its stored shape is [${shape}]`);
   return shape;
 }
 

@@ -38,7 +38,9 @@ export class Fields {
 
   private fail(key: string, expected: string): never {
     const shown = JSON.stringify(this.get(key)) ?? 'missing';
-    throw invalid(`${this.where}: ${key} must be ${expected}, found ${shown.length > 80 ? `${shown.slice(0, 80)}…` : shown}`);
+    throw invalid(
+      `${this.where}: ${key} must be ${expected}, found ${shown.length > 80 ? `${shown.slice(0, 80)}…` : shown}`,
+    );
   }
 
   integer(key: string, min: number, max: number, fallback?: number): number {
@@ -77,7 +79,8 @@ export class Fields {
   ids(key: string): number[] {
     const value = this.get(key);
     const list = value === undefined ? [] : Array.isArray(value) ? value : [value];
-    if (list.length > 1024 || !list.every((x) => Number.isSafeInteger(x))) this.fail(key, 'a token id or a list of them');
+    if (list.length > 1024 || !list.every((x) => Number.isSafeInteger(x)))
+      this.fail(key, 'a token id or a list of them');
     return list as number[];
   }
 

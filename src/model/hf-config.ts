@@ -29,20 +29,26 @@ export function readHfConfig(json: JsonObject, generation: JsonObject | null): H
   const c = new Fields(json, 'config.json');
   const architecture = readArchitecture(c);
   const act = c.string('hidden_act', 'silu');
-  if (act !== 'silu' && act !== 'swish') throw unsupported(`config.json: hidden_act ${JSON.stringify(act)} is not supported, silu is`);
+  if (act !== 'silu' && act !== 'swish')
+    throw unsupported(`config.json: hidden_act ${JSON.stringify(act)} is not supported, silu is`);
   if (c.boolean('mlp_bias', false)) throw unsupported('config.json: mlp_bias is not supported');
   const numLayers = c.integer('num_hidden_layers', 1, 4096);
   const hiddenSize = c.integer('hidden_size', 2, 1 << 20);
   const numHeads = c.integer('num_attention_heads', 1, 1 << 14);
   const numKvHeads = c.integer('num_key_value_heads', 1, 1 << 14, numHeads);
   if (numHeads % numKvHeads !== 0) {
-    throw invalid(`config.json: ${numHeads} attention heads cannot share ${numKvHeads} key/value heads evenly`);
+    throw invalid(
+      `config.json: ${numHeads} attention heads cannot share ${numKvHeads} key/value heads evenly`,
+    );
   }
   if (!c.has('head_dim') && hiddenSize % numHeads !== 0) {
-    throw invalid(`config.json: hidden_size ${hiddenSize} is not a multiple of ${numHeads} attention heads, and there is no head_dim`);
+    throw invalid(
+      `config.json: hidden_size ${hiddenSize} is not a multiple of ${numHeads} attention heads, and there is no head_dim`,
+    );
   }
   const headDim = c.integer('head_dim', 2, 1 << 14, hiddenSize / numHeads);
-  if (headDim % 2 !== 0) throw invalid(`config.json: head_dim ${headDim} is odd; rotary positions need pairs`);
+  if (headDim % 2 !== 0)
+    throw invalid(`config.json: head_dim ${headDim} is odd; rotary positions need pairs`);
   const maxPositionEmbeddings = c.integer('max_position_embeddings', 1, 2 ** 28);
   const vocabSize = c.integer('vocab_size', 1, 1 << 24);
   const rope = readRope(c, headDim, maxPositionEmbeddings);
@@ -85,7 +91,9 @@ function readArchitecture(c: Fields): Architecture {
   const names = Array.isArray(list) ? list.filter((x): x is string => typeof x === 'string') : [];
   const type = c.has('model_type') ? c.string('model_type') : '';
   const found =
-    names.map((name) => (Object.hasOwn(ARCHITECTURES, name) ? ARCHITECTURES[name] : undefined)).find((a) => a !== undefined) ??
+    names
+      .map((name) => (Object.hasOwn(ARCHITECTURES, name) ? ARCHITECTURES[name] : undefined))
+      .find((a) => a !== undefined) ??
     (names.length === 0 && Object.hasOwn(MODEL_TYPES, type) ? MODEL_TYPES[type] : undefined);
   if (found === undefined) {
     const what = names[0] ?? type;
@@ -97,14 +105,21 @@ function readArchitecture(c: Fields): Architecture {
 }
 
 /** The window that every layer uses, or null. Layers that differ would need a cache of their own each. */
-function readWindow(c: Fields, architecture: Architecture, layers: number, maxPositions: number): number | null {
+function readWindow(
+  c: Fields,
+  architecture: Architecture,
+  layers: number,
+  maxPositions: number,
+): number | null {
   const window = c.has('sliding_window') ? c.integer('sliding_window', 1, 2 ** 31 - 1) : null;
   const types = c.get('layer_types');
   if (Array.isArray(types)) {
     const sliding = types.filter((t) => t === 'sliding_attention').length;
     if (sliding === 0) return null;
     if (sliding !== layers || window === null) {
-      throw unsupported('config.json: layers of which only some slide their attention window are not supported');
+      throw unsupported(
+        'config.json: layers of which only some slide their attention window are not supported',
+      );
     }
   } else if (architecture === 'llama') {
     return null;
@@ -113,7 +128,10 @@ function readWindow(c: Fields, architecture: Architecture, layers: number, maxPo
     // Layers from max_window_layers on slide.
     const first = c.integer('max_window_layers', 0, 1 << 20, 28);
     if (first >= layers) return null;
-    if (first > 0) throw unsupported(`config.json: max_window_layers ${first} of ${layers} layers: mixed windows are not supported`);
+    if (first > 0)
+      throw unsupported(
+        `config.json: max_window_layers ${first} of ${layers} layers: mixed windows are not supported`,
+      );
   }
   return window !== null && window < maxPositions ? window : null;
 }

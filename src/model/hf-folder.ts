@@ -31,7 +31,8 @@ export function openHfFolder(folder: string): ModelManifest {
     const tokenizer = readHfTokenizer(path);
     addTokenizerEos(config, tokenizer, problems);
     const chatTemplate = readChatTemplate(path, tokenizer.tokenizerConfigJson);
-    if (chatTemplate === null) problems.push('there is no chat template: chat requests will be refused, completions work');
+    if (chatTemplate === null)
+      problems.push('there is no chat template: chat requests will be refused, completions work');
     return {
       name: basename(path),
       path,
@@ -57,12 +58,15 @@ function readWeightFiles(folder: string, files: ReadableFile[]): RawTensor[] {
   };
   if (existsSync(join(folder, 'model.safetensors'))) return open('model.safetensors');
   const indexPath = join(folder, 'model.safetensors.index.json');
-  if (existsSync(indexPath)) return readShards(parseObject(readText(indexPath, MAX_INDEX_BYTES), basename(indexPath)), folder, open);
+  if (existsSync(indexPath))
+    return readShards(parseObject(readText(indexPath, MAX_INDEX_BYTES), basename(indexPath)), folder, open);
   const names = readdirSync(folder);
   const loose = names.filter((name) => name.endsWith('.safetensors'));
   if (loose.length === 1) return open(loose[0] as string);
   if (loose.length > 1) {
-    throw invalid(`${folder} holds ${loose.length} safetensors files but no model.safetensors.index.json; the download is incomplete`);
+    throw invalid(
+      `${folder} holds ${loose.length} safetensors files but no model.safetensors.index.json; the download is incomplete`,
+    );
   }
   const pickles = names.some((name) => /^pytorch_model.*\.bin$/.test(name));
   throw invalid(
@@ -80,21 +84,26 @@ function readShards(index: JsonObject, folder: string, open: (name: string) => R
   const home = new Map<string, string>();
   for (const [tensor, shard] of Object.entries(map.object)) {
     if (typeof shard !== 'string' || !/^[^/\\\0]+\.safetensors$/.test(shard) || shard.startsWith('..')) {
-      throw invalid(`${where}: tensor ${tensor.slice(0, 200)} is said to lie in ${JSON.stringify(shard)?.slice(0, 200)}, which is no file name of this folder`);
+      throw invalid(
+        `${where}: tensor ${tensor.slice(0, 200)} is said to lie in ${JSON.stringify(shard)?.slice(0, 200)}, which is no file name of this folder`,
+      );
     }
     home.set(tensor, shard);
   }
   const tensors: RawTensor[] = [];
   for (const shard of new Set(home.values())) {
-    if (!existsSync(join(folder, shard))) throw invalid(`${where} names ${shard}, which is not there; the download is incomplete`);
+    if (!existsSync(join(folder, shard)))
+      throw invalid(`${where} names ${shard}, which is not there; the download is incomplete`);
     for (const tensor of open(shard)) {
       const expected = home.get(tensor.name);
       if (expected === undefined) continue;
-      if (expected !== shard) throw invalid(`tensor ${tensor.name} lies in ${shard}; ${where} says ${expected}`);
+      if (expected !== shard)
+        throw invalid(`tensor ${tensor.name} lies in ${shard}; ${where} says ${expected}`);
       home.delete(tensor.name);
       tensors.push(tensor);
     }
   }
-  for (const [tensor, shard] of home) throw invalid(`${shard} does not hold the tensor ${tensor} that ${where} promises`);
+  for (const [tensor, shard] of home)
+    throw invalid(`${shard} does not hold the tensor ${tensor} that ${where} promises`);
   return tensors;
 }

@@ -37,13 +37,21 @@ export function readHfTokenizer(folder: string): TokenizerSource {
     return null;
   };
   const flag = (key: string): boolean | null => (config.has(key) ? config.boolean(key, false) : null);
-  const named = { bos: token('bos_token'), eos: token('eos_token'), unk: token('unk_token'), pad: token('pad_token') };
+  const named = {
+    bos: token('bos_token'),
+    eos: token('eos_token'),
+    unk: token('unk_token'),
+    pad: token('pad_token'),
+  };
 
   let tokenizerJson: JsonObject;
   let origin: TokenizerSource['origin'] = 'tokenizer.json';
   let addBos = flag('add_bos_token') ?? false;
   if (existsSync(join(folder, 'tokenizer.json'))) {
-    tokenizerJson = parseObject(readText(join(folder, 'tokenizer.json'), MAX_TOKENIZER_BYTES), 'tokenizer.json');
+    tokenizerJson = parseObject(
+      readText(join(folder, 'tokenizer.json'), MAX_TOKENIZER_BYTES),
+      'tokenizer.json',
+    );
     checkTokenizerJson(tokenizerJson);
   } else if (existsSync(join(folder, 'tokenizer.model'))) {
     const file = ReadableFile.open(join(folder, 'tokenizer.model'));
@@ -56,14 +64,19 @@ export function readHfTokenizer(folder: string): TokenizerSource {
       named.unk ??= at(model.unkId);
       addBos = flag('add_bos_token') ?? true;
       const eos = flag('add_eos_token') ?? false;
-      tokenizerJson = spmTokenizerJson(model, { bos: addBos ? named.bos : null, eos: eos ? named.eos : null });
+      tokenizerJson = spmTokenizerJson(model, {
+        bos: addBos ? named.bos : null,
+        eos: eos ? named.eos : null,
+      });
       addTokensOf(config, tokenizerJson);
       origin = 'sentencepiece';
     } finally {
       file.close();
     }
   } else {
-    throw tokenizerError(`${folder} holds neither tokenizer.json nor tokenizer.model; download the model's tokenizer files too`);
+    throw tokenizerError(
+      `${folder} holds neither tokenizer.json nor tokenizer.model; download the model's tokenizer files too`,
+    );
   }
   return {
     tokenizerJson,
@@ -85,19 +98,29 @@ function checkTokenizerJson(json: JsonObject): void {
   const model = json.model;
   if (!isObject(model)) throw tokenizerError('tokenizer.json has no model');
   if (model.type !== undefined && model.type !== 'BPE') {
-    throw tokenizerError(`tokenizer.json: a model of type ${JSON.stringify(model.type)} is not supported, BPE is`);
+    throw tokenizerError(
+      `tokenizer.json: a model of type ${JSON.stringify(model.type)} is not supported, BPE is`,
+    );
   }
-  if (!isObject(model.vocab) || !Array.isArray(model.merges)) throw tokenizerError('tokenizer.json: its BPE model has no vocab or merges');
+  if (!isObject(model.vocab) || !Array.isArray(model.merges))
+    throw tokenizerError('tokenizer.json: its BPE model has no vocab or merges');
   const ids = Object.values(model.vocab);
   if (!ids.every((id) => Number.isInteger(id) && (id as number) >= 0 && (id as number) < 1 << 24)) {
     throw tokenizerError('tokenizer.json: its vocabulary holds an id that is not a small integer');
   }
   const isMerge = (m: unknown) =>
     typeof m === 'string' || (Array.isArray(m) && m.length === 2 && m.every((x) => typeof x === 'string'));
-  if (!model.merges.every(isMerge)) throw tokenizerError('tokenizer.json: one of its merges is not a pair of tokens');
+  if (!model.merges.every(isMerge))
+    throw tokenizerError('tokenizer.json: one of its merges is not a pair of tokens');
   const added = json.added_tokens ?? [];
-  const isAdded = (t: unknown) => isObject(t) && typeof t.content === 'string' && Number.isInteger(t.id) && (t.id as number) >= 0 && (t.id as number) < 1 << 24;
-  if (!Array.isArray(added) || !added.every(isAdded)) throw tokenizerError('tokenizer.json: one of its added_tokens has no content or no proper id');
+  const isAdded = (t: unknown) =>
+    isObject(t) &&
+    typeof t.content === 'string' &&
+    Number.isInteger(t.id) &&
+    (t.id as number) >= 0 &&
+    (t.id as number) < 1 << 24;
+  if (!Array.isArray(added) || !added.every(isAdded))
+    throw tokenizerError('tokenizer.json: one of its added_tokens has no content or no proper id');
 }
 
 /** Tokens that only tokenizer_config.json lists (a sentencepiece model extended by fine-tuning). */
@@ -108,8 +131,16 @@ function addTokensOf(config: Fields, tokenizerJson: JsonObject): void {
   const known = new Set(added.map((t) => t.id));
   for (const [key, value] of Object.entries(listed.object)) {
     const id = Number(key);
-    if (!Number.isInteger(id) || id < 0 || id >= 1 << 24 || !isObject(value) || typeof value.content !== 'string') {
-      throw tokenizerError(`tokenizer_config.json: added_tokens_decoder ${JSON.stringify(key.slice(0, 40))} is not a token`);
+    if (
+      !Number.isInteger(id) ||
+      id < 0 ||
+      id >= 1 << 24 ||
+      !isObject(value) ||
+      typeof value.content !== 'string'
+    ) {
+      throw tokenizerError(
+        `tokenizer_config.json: added_tokens_decoder ${JSON.stringify(key.slice(0, 40))} is not a token`,
+      );
     }
     if (known.has(id)) continue;
     const flag = (name: string) => value[name] === true;
@@ -135,5 +166,8 @@ export function readChatTemplate(folder: string, tokenizerConfig: JsonObject): s
     const chosen = named.find((t) => t.name === 'default') ?? named[0];
     if (typeof chosen?.template === 'string') return chosen.template;
   }
-  throw new FiligreeError('template_invalid', 'tokenizer_config.json: chat_template is neither a text nor a list of named texts');
+  throw new FiligreeError(
+    'template_invalid',
+    'tokenizer_config.json: chat_template is neither a text nor a list of named texts',
+  );
 }

@@ -3,7 +3,8 @@ import { basename } from 'node:path';
 import { FiligreeError } from '../errors.js';
 import type { ModelFile } from './manifest.js';
 
-export const invalid = (message: string, cause?: unknown) => new FiligreeError('model_invalid', message, { cause });
+export const invalid = (message: string, cause?: unknown) =>
+  new FiligreeError('model_invalid', message, { cause });
 export const unsupported = (message: string) => new FiligreeError('model_unsupported', message);
 
 /**
@@ -28,7 +29,9 @@ export class ReadableFile {
       return new ReadableFile(fd, { path, size: stat.size, mtimeMs: stat.mtimeMs });
     } catch (error) {
       if (fd !== undefined) closeSync(fd);
-      throw new FiligreeError('io_error', `Cannot open ${path}: ${(error as Error).message}`, { cause: error });
+      throw new FiligreeError('io_error', `Cannot open ${path}: ${(error as Error).message}`, {
+        cause: error,
+      });
     }
   }
 
@@ -43,7 +46,9 @@ export class ReadableFile {
   /** @throws FiligreeError `model_invalid` if the range is not within the file, `io_error` if it cannot be read */
   read(offset: number, length: number): Buffer {
     if (!inRange(offset, length, this.size)) {
-      throw invalid(`${this.name}: ${length} bytes at ${offset} lie beyond its ${this.size} bytes; it is truncated or damaged`);
+      throw invalid(
+        `${this.name}: ${length} bytes at ${offset} lie beyond its ${this.size} bytes; it is truncated or damaged`,
+      );
     }
     const buffer = Buffer.allocUnsafe(length);
     let done = 0;
@@ -52,7 +57,9 @@ export class ReadableFile {
       try {
         n = readSync(this.fd, buffer, done, length - done, offset + done);
       } catch (error) {
-        throw new FiligreeError('io_error', `Cannot read ${this.info.path}: ${(error as Error).message}`, { cause: error });
+        throw new FiligreeError('io_error', `Cannot read ${this.info.path}: ${(error as Error).message}`, {
+          cause: error,
+        });
       }
       if (n === 0) throw new FiligreeError('io_error', `${this.info.path} became shorter while it was read`);
       done += n;
@@ -66,7 +73,13 @@ export class ReadableFile {
 }
 
 export function inRange(offset: number, length: number, size: number): boolean {
-  return Number.isSafeInteger(offset) && Number.isSafeInteger(length) && offset >= 0 && length >= 0 && offset <= size - length;
+  return (
+    Number.isSafeInteger(offset) &&
+    Number.isSafeInteger(length) &&
+    offset >= 0 &&
+    length >= 0 &&
+    offset <= size - length
+  );
 }
 
 /** @throws FiligreeError `model_invalid` if the bytes are not UTF-8 */

@@ -53,11 +53,19 @@ function readScaling(s: Fields, config: Fields, headDim: number, maxPositions: n
     case 'llama3': {
       const lowFreqFactor = s.number('low_freq_factor', 1e-6, 1e6);
       const highFreqFactor = s.number('high_freq_factor', 1e-6, 1e6);
-      if (highFreqFactor <= lowFreqFactor) throw invalid(`${s.where}: high_freq_factor must be greater than low_freq_factor`);
-      return { kind: 'llama3', factor: factor(), lowFreqFactor, highFreqFactor, originalMaxPosition: original() };
+      if (highFreqFactor <= lowFreqFactor)
+        throw invalid(`${s.where}: high_freq_factor must be greater than low_freq_factor`);
+      return {
+        kind: 'llama3',
+        factor: factor(),
+        lowFreqFactor,
+        highFreqFactor,
+        originalMaxPosition: original(),
+      };
     }
     case 'yarn': {
-      if (s.get('truncate') === false) throw unsupported(`${s.where}: yarn with truncate false is not supported`);
+      if (s.get('truncate') === false)
+        throw unsupported(`${s.where}: yarn with truncate false is not supported`);
       const f = factor();
       return {
         kind: 'yarn',
@@ -84,7 +92,9 @@ function readScaling(s: Fields, config: Fields, headDim: number, maxPositions: n
       };
     }
     default:
-      throw unsupported(`${s.where}: rotary scaling of kind ${JSON.stringify(kind)} is not supported (linear, dynamic, llama3, yarn and longrope are)`);
+      throw unsupported(
+        `${s.where}: rotary scaling of kind ${JSON.stringify(kind)} is not supported (linear, dynamic, llama3, yarn and longrope are)`,
+      );
   }
 }
 

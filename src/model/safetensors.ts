@@ -39,11 +39,17 @@ const DTYPES: Record<string, { name: string; bytes: number }> = {
  * @returns the tensors in file order, and the header's length with its 8 bytes
  * @throws FiligreeError `model_invalid`, `model_unsupported` for an unknown dtype
  */
-export function readSafetensors(file: ReadableFile, index: number): { tensors: RawTensor[]; headerBytes: number } {
-  if (file.size < 8) throw invalid(`${file.name} is ${file.size} bytes long, too short for a safetensors file`);
+export function readSafetensors(
+  file: ReadableFile,
+  index: number,
+): { tensors: RawTensor[]; headerBytes: number } {
+  if (file.size < 8)
+    throw invalid(`${file.name} is ${file.size} bytes long, too short for a safetensors file`);
   const length = file.read(0, 8).readBigUInt64LE();
   if (length > BigInt(Math.min(MAX_HEADER, file.size - 8))) {
-    throw invalid(`${file.name}: its header claims ${length} bytes of a file of ${file.size}; it is truncated, damaged or not safetensors`);
+    throw invalid(
+      `${file.name}: its header claims ${length} bytes of a file of ${file.size}; it is truncated, damaged or not safetensors`,
+    );
   }
   const text = decodeUtf8(file.read(8, Number(length)), `${file.name}: its header`);
   const where = `${file.name}: its header`;
@@ -59,15 +65,25 @@ export function readSafetensors(file: ReadableFile, index: number): { tensors: R
   let end = start;
   for (const tensor of tensors) {
     if (tensor.offset !== end) {
-      throw invalid(`${where}: ${tensor.name} ${tensor.offset < end ? 'overlaps the tensor before it' : 'leaves a gap before it'}`);
+      throw invalid(
+        `${where}: ${tensor.name} ${tensor.offset < end ? 'overlaps the tensor before it' : 'leaves a gap before it'}`,
+      );
     }
     end += tensor.bytes;
   }
-  if (end !== file.size) throw invalid(`${file.name} has ${file.size - end} bytes that belong to no tensor; it is damaged`);
+  if (end !== file.size)
+    throw invalid(`${file.name} has ${file.size - end} bytes that belong to no tensor; it is damaged`);
   return { tensors, headerBytes: start };
 }
 
-function readEntry(name: string, entry: unknown, where: string, start: number, size: number, file: number): RawTensor {
+function readEntry(
+  name: string,
+  entry: unknown,
+  where: string,
+  start: number,
+  size: number,
+  file: number,
+): RawTensor {
   const label = `${where}: tensor ${JSON.stringify(name.slice(0, 200))}`;
   if (!isObject(entry)) throw invalid(`${label} is not described by an object`);
   const { dtype, shape, data_offsets: offsets } = entry;
@@ -75,15 +91,19 @@ function readEntry(name: string, entry: unknown, where: string, start: number, s
   const kind = Object.hasOwn(DTYPES, dtype) ? DTYPES[dtype] : undefined;
   if (kind === undefined) throw unsupported(`${label} has dtype ${dtype.slice(0, 40)}, which is not read`);
   const isLength = (x: unknown): x is number => Number.isSafeInteger(x) && (x as number) >= 0;
-  if (!Array.isArray(shape) || shape.length > 8 || !shape.every(isLength)) throw invalid(`${label} has no proper shape`);
+  if (!Array.isArray(shape) || shape.length > 8 || !shape.every(isLength))
+    throw invalid(`${label} has no proper shape`);
   if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isLength)) {
     throw invalid(`${label} has no proper data_offsets`);
   }
   const [begin, end] = offsets as [number, number];
-  if (begin > end || end > size - start) throw invalid(`${label} reaches to byte ${end} of ${size - start}; the file is truncated or damaged`);
+  if (begin > end || end > size - start)
+    throw invalid(`${label} reaches to byte ${end} of ${size - start}; the file is truncated or damaged`);
   const bytes = shape.reduce((product: number, d: number) => product * d, kind.bytes);
   if (bytes !== end - begin) {
-    throw invalid(`${label}: ${dtype} of shape [${shape}] is ${bytes} bytes, its data_offsets span ${end - begin}`);
+    throw invalid(
+      `${label}: ${dtype} of shape [${shape}] is ${bytes} bytes, its data_offsets span ${end - begin}`,
+    );
   }
   return { name, file, dtype: kind.name, shape, offset: start + begin, bytes };
 }

@@ -50,7 +50,8 @@ function* fields(bytes: Buffer): Generator<Field> {
     throw fail('it holds a number that is too long; it is damaged');
   };
   const take = (length: number): Buffer => {
-    if (length > bytes.length - at) throw fail('it ends in the middle of a field; it is truncated or damaged');
+    if (length > bytes.length - at)
+      throw fail('it ends in the middle of a field; it is truncated or damaged');
     at += length;
     return bytes.subarray(at - length, at);
   };
@@ -95,7 +96,14 @@ const utf8 = new TextDecoder('utf-8', { fatal: true });
  * @throws FiligreeError `tokenizer_invalid`
  */
 export function readSentencePiece(bytes: Buffer): SentencePieceModel {
-  const model: SentencePieceModel = { pieces: [], addDummyPrefix: true, byteFallback: false, unkId: 0, bosId: 1, eosId: 2 };
+  const model: SentencePieceModel = {
+    pieces: [],
+    addDummyPrefix: true,
+    byteFallback: false,
+    unkId: 0,
+    bosId: 1,
+    eosId: 2,
+  };
   let kind = 1;
   for (const field of fields(bytes)) {
     if (field.number === 1) model.pieces.push(readPiece(asBytes(field)));
@@ -110,7 +118,8 @@ export function readSentencePiece(bytes: Buffer): SentencePieceModel {
     }
     if (field.number === 3) {
       for (const f of fields(asBytes(field))) {
-        if (f.number === 2 && asBytes(f).length > 0) throw fail('its text normalization (a character map) is not supported');
+        if (f.number === 2 && asBytes(f).length > 0)
+          throw fail('its text normalization (a character map) is not supported');
         if (f.number === 3) model.addDummyPrefix = asNumber(f) !== 0;
       }
     }

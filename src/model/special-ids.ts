@@ -14,5 +14,6 @@ export function addTokenizerEos(config: ModelConfig, tokenizer: TokenizerSource,
   const text = tokenizer.config.eosToken;
   const id = text === null ? null : tokenIdOf(tokenizer, text);
   if (id !== null && id < config.vocabSize && !config.eosTokenIds.includes(id)) config.eosTokenIds.push(id);
-  if (config.eosTokenIds.length === 0) problems.push('no token ends a text: answers run to their length limit');
+  if (config.eosTokenIds.length === 0)
+    problems.push('no token ends a text: answers run to their length limit');
 }

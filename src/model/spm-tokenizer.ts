@@ -25,16 +25,22 @@ export const addedToken = (id: number, content: string, special: boolean): Added
 });
 
 /** A post-processor that puts single tokens around a text; null where there are none. */
-export function surroundingTokens(bos: [string, number] | null, eos: [string, number] | null): JsonObject | null {
+export function surroundingTokens(
+  bos: [string, number] | null,
+  eos: [string, number] | null,
+): JsonObject | null {
   if (bos === null && eos === null) return null;
-  const special = (token: [string, number] | null) => (token === null ? [] : [{ SpecialToken: { id: token[0], type_id: 0 } }]);
+  const special = (token: [string, number] | null) =>
+    token === null ? [] : [{ SpecialToken: { id: token[0], type_id: 0 } }];
   const single = [...special(bos), { Sequence: { id: 'A', type_id: 0 } }, ...special(eos)];
   const tokens = [bos, eos].filter((t) => t !== null);
   return {
     type: 'TemplateProcessing',
     single,
     pair: [...single, ...special(bos), { Sequence: { id: 'B', type_id: 1 } }, ...special(eos)],
-    special_tokens: Object.fromEntries(tokens.map(([text, id]) => [text, { id: text, ids: [id], tokens: [text] }])),
+    special_tokens: Object.fromEntries(
+      tokens.map(([text, id]) => [text, { id: text, ids: [id], tokens: [text] }]),
+    ),
   };
 }
 
@@ -46,7 +52,10 @@ export function surroundingTokens(bos: [string, number] | null, eos: [string, nu
  * for every way to cut a piece into two others, ranked by the piece's score; ties, as transformers breaks them, by the
  * longer left part (convert_slow_tokenizer.py, generate_merges).
  */
-export function spmTokenizerJson(model: SentencePieceModel, around: { bos: string | null; eos: string | null }): JsonObject {
+export function spmTokenizerJson(
+  model: SentencePieceModel,
+  around: { bos: string | null; eos: string | null },
+): JsonObject {
   // A Map, as a piece may be named __proto__; the last of two equal pieces would win, sentencepiece forbids them.
   const vocab = new Map<string, number>();
   for (const [id, piece] of model.pieces.entries()) {
@@ -55,7 +64,8 @@ export function spmTokenizerJson(model: SentencePieceModel, around: { bos: strin
   const unk = model.pieces[model.unkId]?.text ?? null;
   const post = (text: string | null): [string, number] | null => {
     const id = text === null ? undefined : vocab.get(text);
-    if (text !== null && id === undefined) throw new FiligreeError('tokenizer_invalid', `the tokenizer's vocabulary lacks its own token ${text}`);
+    if (text !== null && id === undefined)
+      throw new FiligreeError('tokenizer_invalid', `the tokenizer's vocabulary lacks its own token ${text}`);
     return text === null ? null : [text, id as number];
   };
   const prefix = model.addDummyPrefix ? [{ type: 'Prepend', prepend: SPACE }] : [];
@@ -69,7 +79,10 @@ export function spmTokenizerJson(model: SentencePieceModel, around: { bos: strin
         ? [addedToken(id, piece.text, piece.kind !== 'user')]
         : [],
     ),
-    normalizer: { type: 'Sequence', normalizers: [...prefix, { type: 'Replace', pattern: { String: ' ' }, content: SPACE }] },
+    normalizer: {
+      type: 'Sequence',
+      normalizers: [...prefix, { type: 'Replace', pattern: { String: ' ' }, content: SPACE }],
+    },
     pre_tokenizer: null,
     post_processor: surroundingTokens(post(around.bos), post(around.eos)),
     decoder: {
@@ -124,6 +137,8 @@ function mergesOf(model: SentencePieceModel, vocab: Map<string, number>): [strin
     merges.push(...cuts);
   }
   const length = (text: string) => [...text].length;
-  merges.sort((a, b) => b.score - a.score || length(b.left) - length(a.left) || length(b.right) - length(a.right));
+  merges.sort(
+    (a, b) => b.score - a.score || length(b.left) - length(a.left) || length(b.right) - length(a.right),
+  );
   return merges.map(({ left, right }) => [left, right]);
 }

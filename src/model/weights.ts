@@ -34,7 +34,12 @@ export function* expectedTensors(c: ModelConfig): Generator<{ name: string; shap
  *   `config.tieWordEmbeddings`.
  * @throws FiligreeError `model_invalid` naming the first tensors that are missing or of another shape
  */
-export function selectTensors(config: ModelConfig, tied: boolean | null, found: TensorEntry[], problems: string[]): TensorEntry[] {
+export function selectTensors(
+  config: ModelConfig,
+  tied: boolean | null,
+  found: TensorEntry[],
+  problems: string[],
+): TensorEntry[] {
   const byName = new Map<string, TensorEntry>();
   for (const entry of found) {
     const name = canonicalName(entry.name);
@@ -42,14 +47,19 @@ export function selectTensors(config: ModelConfig, tied: boolean | null, found: 
     byName.set(name, name === entry.name ? entry : { ...entry, name });
   }
   if (config.numLayers > byName.size) {
-    throw invalid(`the configuration claims ${config.numLayers} layers, the files hold ${byName.size} tensors in all`);
+    throw invalid(
+      `the configuration claims ${config.numLayers} layers, the files hold ${byName.size} tensors in all`,
+    );
   }
   const hasHead = byName.has('lm_head.weight');
   config.tieWordEmbeddings = tied ?? !hasHead;
   if (tied === false && !hasHead) {
-    throw invalid('the configuration says tie_word_embeddings is false, but the files hold no lm_head.weight');
+    throw invalid(
+      'the configuration says tie_word_embeddings is false, but the files hold no lm_head.weight',
+    );
   }
-  if (tied === true && hasHead) problems.push('lm_head.weight is stored but not used: tie_word_embeddings is true');
+  if (tied === true && hasHead)
+    problems.push('lm_head.weight is stored but not used: tie_word_embeddings is true');
   const selected: TensorEntry[] = [];
   const missing: string[] = [];
   for (const { name, shape } of expectedTensors(config)) {
@@ -65,13 +75,17 @@ export function selectTensors(config: ModelConfig, tied: boolean | null, found: 
     selected.push(entry);
   }
   if (missing.length > 0) {
-    throw invalid(`${missing.length} tensors are missing: ${list(missing)}; the download is incomplete or config.json belongs to another model`);
+    throw invalid(
+      `${missing.length} tensors are missing: ${list(missing)}; the download is incomplete or config.json belongs to another model`,
+    );
   }
   byName.delete('lm_head.weight');
   const unused = [...byName.keys()].filter((name) => !/rotary_emb\.inv_freq$/.test(name));
   const bias = unused.find((name) => /(o_proj|gate_proj|up_proj|down_proj)\.bias$/.test(name));
   if (bias !== undefined && config.qkvBias && config.architecture !== 'qwen2') {
-    throw unsupported(`tensor ${bias}: biases outside the query, key and value projections are not supported`);
+    throw unsupported(
+      `tensor ${bias}: biases outside the query, key and value projections are not supported`,
+    );
   }
   if (unused.length > 0) problems.push(`${unused.length} tensors are not used: ${list(unused)}`);
   return selected;
@@ -97,5 +111,7 @@ export function sourceClass(tensors: TensorEntry[]): ModelManifest['sourceClass'
     else if (t.encoding === 'q8_0' || t.encoding === 'q6_k') weights['8bit'] += elements;
     else weights.float += elements;
   }
-  return (Object.entries(weights) as [ModelManifest['sourceClass'], number][]).reduce((a, b) => (b[1] > a[1] ? b : a))[0];
+  return (Object.entries(weights) as [ModelManifest['sourceClass'], number][]).reduce((a, b) =>
+    b[1] > a[1] ? b : a,
+  )[0];
 }
