@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, it } from 'vitest';
-import { babbles, events, type Fixture, says, serve, user } from './fixture.js';
+import { babbles, events, type Fixture, type Json, says, serve, user } from './fixture.js';
 
 const CHAT = '/v1/chat/completions';
 let fixture: Fixture;
@@ -67,7 +67,11 @@ describe('chat completions', () => {
       stop_reason: 'two th',
     });
     expect(cut.json.usage.completion_tokens).toBe('one two th'.length);
-    const kept = await fixture.post(CHAT, { messages: user('a'), stop: 'two', include_stop_str_in_output: true });
+    const kept = await fixture.post(CHAT, {
+      messages: user('a'),
+      stop: 'two',
+      include_stop_str_in_output: true,
+    });
     expect(kept.json.choices[0].message.content).toBe('one two');
   });
 
@@ -81,7 +85,11 @@ describe('chat completions', () => {
     fixture = await serve(says('abc'));
     const id = 'b'.charCodeAt(0) + 3;
     const { json } = await fixture.post(CHAT, { messages: user('a'), stop_token_ids: [id] });
-    expect(json.choices[0]).toMatchObject({ message: { content: 'a' }, finish_reason: 'stop', stop_reason: id });
+    expect(json.choices[0]).toMatchObject({
+      message: { content: 'a' },
+      finish_reason: 'stop',
+      stop_reason: id,
+    });
     const ignoring = await fixture.post(CHAT, { messages: user('a'), ignore_eos: true, max_tokens: 6 });
     expect(ignoring.json.choices[0]).toMatchObject({ message: { content: 'abc' }, finish_reason: 'length' });
     const shown = { messages: user('a'), ignore_eos: true, max_tokens: 4, skip_special_tokens: false };
@@ -114,9 +122,9 @@ describe('chat completions', () => {
     const body = { messages: user('a'), n: 3, seed: 7, max_tokens: 20 };
     const first = (await fixture.post(CHAT, body)).json;
     const second = (await fixture.post(CHAT, body)).json;
-    const texts = first.choices.map((c: any) => c.message.content);
+    const texts = first.choices.map((c: Json) => c.message.content);
     expect(new Set(texts).size).toBe(3);
-    expect(second.choices.map((c: any) => c.message.content)).toEqual(texts);
+    expect(second.choices.map((c: Json) => c.message.content)).toEqual(texts);
     expect(first.usage.completion_tokens).toBe(60);
     const { chunks } = events((await fixture.post(CHAT, { ...body, stream: true })).text);
     for (const index of [0, 1, 2]) {
@@ -129,7 +137,12 @@ describe('chat completions', () => {
   it('continues the final message', async () => {
     fixture = await serve(says('!'));
     const messages = [...user('a'), { role: 'assistant', content: 'Once' }];
-    const body = { messages, continue_final_message: true, add_generation_prompt: false, return_token_ids: true };
+    const body = {
+      messages,
+      continue_final_message: true,
+      add_generation_prompt: false,
+      return_token_ids: true,
+    };
     const { json } = await fixture.post(CHAT, { ...body, echo: true });
     expect(json.choices[0].message.content).toBe('Once!');
     expect(Buffer.from(json.prompt_token_ids.slice(-4).map((id: number) => id - 3)).toString()).toBe('Once');
@@ -141,7 +154,14 @@ describe('chat completions', () => {
     const { status, json } = await fixture.post(CHAT, {
       messages: [
         { role: 'developer', content: 'Be brief.' },
-        { role: 'user', content: [{ type: 'text', text: 'a' }, { type: 'text', text: 'b' }], name: null },
+        {
+          role: 'user',
+          content: [
+            { type: 'text', text: 'a' },
+            { type: 'text', text: 'b' },
+          ],
+          name: null,
+        },
       ],
       stop: null,
       seed: null,

@@ -12,6 +12,9 @@ import { Lifecycle } from '../../../src/server/lifecycle.js';
 import type { Service } from '../../../src/server/service.js';
 import { ChatTemplate, Tokenizer } from '../../../src/tokenizer/index.js';
 
+// biome-ignore lint/suspicious/noExplicitAny: a client's view of an answer, judged by the assertions
+export type Json = any;
+
 /** GPT-2's printable stand-ins for bytes. */
 function byteLetters(): string[] {
   const letters: string[] = [];
@@ -151,15 +154,28 @@ export class FakeRunner implements ModelRunner {
     return record.entries.map((entry): StepOutput => {
       const slot = this.slots.get(entry.slot) as Slot;
       const { params, prompt } = slot;
-      const output: StepOutput = { slot: entry.slot, token: -1, logprob: 0, top: null, prompt: null, error: null };
+      const output: StepOutput = {
+        slot: entry.slot,
+        token: -1,
+        logprob: 0,
+        top: null,
+        prompt: null,
+        error: null,
+      };
       const rows = Math.min(entry.tokens.length, prompt.length - 1 - entry.position);
       if (params.promptLogprobs >= 0 && rows > 0) {
         const k = params.promptLogprobs;
         output.prompt = {
           // Position p + 1 has -(p + 1) / 100.
           logprobs: Float32Array.from({ length: rows }, (_, i) => -(entry.position + i + 1) / 100),
-          topIds: Int32Array.from({ length: rows * k }, (_, i) => (prompt[entry.position + Math.floor(i / k) + 1] as number) + (i % k)),
-          topLogprobs: Float32Array.from({ length: rows * k }, (_, i) => -(entry.position + Math.floor(i / k) + 1) / 100 - (i % k)),
+          topIds: Int32Array.from(
+            { length: rows * k },
+            (_, i) => (prompt[entry.position + Math.floor(i / k) + 1] as number) + (i % k),
+          ),
+          topLogprobs: Float32Array.from(
+            { length: rows * k },
+            (_, i) => -(entry.position + Math.floor(i / k) + 1) / 100 - (i % k),
+          ),
           k,
         };
       }
@@ -190,13 +206,22 @@ export interface Fixture {
   runner: FakeRunner;
   engine: Engine;
   service: Service;
-  post(url: string, body: unknown, headers?: Record<string, string>): Promise<{ status: number; json: any; headers: Record<string, unknown>; text: string }>;
+  post(
+    url: string,
+    body: unknown,
+    headers?: Record<string, string>,
+  ): Promise<{ status: number; json: Json; headers: Record<string, unknown>; text: string }>;
   close(): Promise<void>;
 }
 
 export async function serve(
   script: Script,
-  options: { server?: ServerOptions; engine?: Partial<EngineOptions>; runner?: Partial<RunnerInfo>; template?: null } = {},
+  options: {
+    server?: ServerOptions;
+    engine?: Partial<EngineOptions>;
+    runner?: Partial<RunnerInfo>;
+    template?: null;
+  } = {},
 ): Promise<Fixture> {
   const runner = new FakeRunner(script, options.runner);
   const engine = new Engine(runner, {
@@ -253,7 +278,7 @@ export async function serve(
 export const user = (content: string) => [{ role: 'user', content }];
 
 /** Bodies of an event stream; the last must be [DONE] unless an error ended it. */
-export function events(text: string): { chunks: any[]; done: boolean } {
+export function events(text: string): { chunks: Json[]; done: boolean } {
   const datas = text
     .split('\n\n')
     .filter((part) => part !== '')

@@ -1,0 +1,88 @@
+import { availableMemory, planKv } from '../config.js';
+import type { ModelRunner } from '../engine/model-runner.js';
+import type { ModelManifest } from '../model/manifest.js';
+import type { ChatTemplate, Tokenizer } from '../tokenizer/index.js';
+import type { ModelOptions } from './options.js';
+import { loadProgress } from './progress.js';
+
+/** A model that is ready to run, as every command which runs one needs it. */
+export interface LoadedModel {
+  manifest: ModelManifest;
+  runner: ModelRunner;
+  tokenizer: Tokenizer;
+  /** Null where the model has none. */
+  template: ChatTemplate | null;
+  /** End-of-sequence ids of the configuration and of the tokenizer. */
+  eosTokenIds: number[];
+}
+
+export interface EngineSize {
+  maxNumSeqs: number;
+  maxNumBatchedTokens: number;
+}
+
+const KV_BYTES = { f32: 4, f16: 2, bf16: 2, i8: 1 };
+const WEIGHT_BYTES = { f32: 4, bf16: 2, i8: 1.05, i4: 0.65 };
+const CLASS_FORMAT = { float: 'bf16', '8bit': 'i8', '4bit': 'i4' } as const;
+
+/** What the weights take at most: as if all were dense, and as i8 at least where the format is smaller. */
+function weightBound(manifest: ModelManifest, weights: ModelOptions['weights']): number {
+  const format = weights === 'auto' ? CLASS_FORMAT[manifest.sourceClass] : weights;
+  const elements = manifest.tensors.reduce(
+    (sum, t) => sum + t.shape.reduce((product, n) => product * n, 1),
+    0,
+  );
+  return elements * WEIGHT_BYTES[format] * 1.15;
+}
+
+/**
+ * Opens and loads a model.
+ * @throws FiligreeError that says what is wrong with the model, the flags or the machine
+ */
+export async function loadModel(
+  name: string | undefined,
+  options: ModelOptions,
+  size: EngineSize,
+): Promise<LoadedModel> {
+  const [{ openModel, resolveModel }, { loadNativeRunner }, tokenizers] = await Promise.all([
+    import('../model/index.js'),
+    import('../native/index.js'),
+    import('../tokenizer/index.js'),
+  ]);
+  const manifest = await openModel(await resolveModel(name));
+  const tokenizer = tokenizers.Tokenizer.create(manifest.tokenizer);
+  const template =
+    manifest.chatTemplate === null ? null : tokenizers.ChatTemplate.create(manifest.chatTemplate, tokenizer);
+  const { config } = manifest;
+  const perHead = config.headDim * KV_BYTES[options.kv] + (options.kv === 'i8' ? 4 : 0);
+  const plan = planKv({
+    bytesPerToken: 2 * config.numLayers * config.numKvHeads * perHead,
+    blockTokens: 16,
+    maxNumSeqs: size.maxNumSeqs,
+    maxPositions: config.maxPositionEmbeddings,
+    maxModelLen: options.maxModelLen,
+    kvMemory: options.kvMemory,
+    available: availableMemory(),
+    weightBytes: weightBound(manifest, options.weights),
+  });
+  const progress = loadProgress(manifest.name);
+  try {
+    const runner = await loadNativeRunner(manifest, {
+      weights: options.weights,
+      dense: options.dense ?? false,
+      kv: options.kv,
+      ...(options.threads !== undefined && { threads: options.threads }),
+      ...(options.isa !== undefined && { isa: options.isa }),
+      maxModelLen: plan.maxModelLen,
+      kvMemory: plan.kvMemory,
+      maxSlots: size.maxNumSeqs,
+      maxBatchedTokens: size.maxNumBatchedTokens,
+      packedCache: options.packedCache,
+      onProgress: progress.update,
+    });
+    const eos = [...config.eosTokenIds, ...(tokenizer.eosId === null ? [] : [tokenizer.eosId])];
+    return { manifest, runner, tokenizer, template, eosTokenIds: [...new Set(eos)] };
+  } finally {
+    progress.stop();
+  }
+}

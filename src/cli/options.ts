@@ -1,0 +1,69 @@
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import { parseBytes } from '../config.js';
+
+/** Flags that the commands which load a model share. */
+export interface ModelOptions {
+  weights: 'auto' | 'f32' | 'bf16' | 'i8' | 'i4';
+  dense?: boolean;
+  kv: 'f32' | 'f16' | 'bf16' | 'i8';
+  threads?: number;
+  isa?: string;
+  maxModelLen?: number;
+  kvMemory?: number;
+  packedCache: boolean;
+}
+
+/** A parser for commander: whole numbers in a range. */
+export function whole(least: number, most = Number.MAX_SAFE_INTEGER): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === '' || !Number.isInteger(value) || value < least || value > most)
+      throw new InvalidArgumentError(
+        most === Number.MAX_SAFE_INTEGER
+          ? `A whole number from ${least} on.`
+          : `A whole number from ${least} to ${most}.`,
+      );
+    return value;
+  };
+}
+
+export function decimal(least: number, most: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === '' || !(value >= least && value <= most))
+      throw new InvalidArgumentError(`A number from ${least} to ${most}.`);
+    return value;
+  };
+}
+
+const bytes = (text: string): number => {
+  try {
+    return parseBytes('', text);
+  } catch {
+    throw new InvalidArgumentError('Bytes, such as 8GiB or 512MiB.');
+  }
+};
+
+export function withModelOptions(command: Command): Command {
+  return command
+    .addOption(
+      new Option('--weights <format>', "what the weights become in memory; auto keeps the checkpoint's class")
+        .choices(['auto', 'f32', 'bf16', 'i8', 'i4'])
+        .default('auto'),
+    )
+    .option('--dense', 'store sparse matrices dense')
+    .addOption(
+      new Option('--kv <type>', 'storage of the KV cache')
+        .choices(['f32', 'f16', 'bf16', 'i8'])
+        .default('f16'),
+    )
+    .option('--threads <n>', 'threads; default: min(affinity, floor of the cgroup quota)', whole(1, 1024))
+    .option('--isa <name>', 'instruction set, instead of the best there is (also FILIGREE_ISA)')
+    .option(
+      '--max-model-len <n>',
+      'longest sequence; default: what the model and the KV memory allow',
+      whole(1),
+    )
+    .option('--kv-memory <bytes>', 'KV cache; default: from what the machine or its cgroup leaves', bytes)
+    .option('--no-packed-cache', 'neither read nor write packed weights on disk');
+}

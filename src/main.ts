@@ -1,0 +1,179 @@
+#!/usr/bin/env node
+import { Command, CommanderError, Option } from 'commander';
+import { packageVersion } from './config.js';
+import { FiligreeError } from './errors.js';
+
+/**
+ * The command line: what there is and how it is spelled. What a command does stands in `cli/`, loaded only when it
+ * runs, so that `--help` is instant and `run` does not wait for a web server.
+ */
+async function main(argv: string[]): Promise<void> {
+  const { decimal, whole, withModelOptions } = await import('./cli/options.js');
+  const many = (value: string, before: string[] | undefined) => [...(before ?? []), value];
+  const listOf = (value: string, before: string[] | undefined) => [...(before ?? []), ...value.split(',')];
+  const MODEL = 'a folder, a .gguf file or a name; left out: the embedded default';
+
+  const program = new Command('filigree')
+    .description('Inference engine and OpenAI-compatible server for sparse, quantized language models')
+    .version(packageVersion())
+    .exitOverride()
+    .enablePositionalOptions()
+    .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'filigree: ')) })
+    .addHelpText(
+      'after',
+      `
+Examples:
+  $ filigree serve                       serve the embedded model on http://127.0.0.1:8000
+  $ filigree run "What is a sparse model?"
+  $ filigree inspect ./my-model
+  $ filigree bench --shape 1.1b`,
+    );
+
+  withModelOptions(program.command('serve').argument('[MODEL]', MODEL))
+    .description('serve a model over an OpenAI-compatible API, HTTP and WebSocket')
+    .option('--host <address>', 'address to bind', '127.0.0.1')
+    .option('--port <n>', 'port; 0 takes a free one', whole(0, 65535), 8000)
+    .option('--api-key <key>', 'a key that callers must send; repeatable (also FILIGREE_API_KEY)', many)
+    .option('--protect-all', 'keys for probes, metrics and documentation too')
+    .option('--served-model-name <name>', 'name in the API; repeatable: further names are aliases', many)
+    .option('--max-num-seqs <n>', 'sequences that run at once', whole(1, 4096), 32)
+    .option('--max-num-batched-tokens <n>', 'tokens of one step', whole(16, 65536), 512)
+    .option('--no-prefix-cache', 'do not keep the KV of earlier prompts')
+    .option('--queue <n>', 'requests that may wait', whole(1, 1_000_000), 256)
+    .option('--queue-tokens <n>', 'prompt tokens that may wait', whole(1))
+    .option(
+      '--drain-timeout <seconds>',
+      'how long running answers may take after SIGTERM',
+      decimal(0, 86400),
+      30,
+    )
+    .option('--cors <origin>', 'origins that browsers may call from, or *; repeatable', listOf)
+    .option('--rate-limit <n>', 'requests a minute of one caller', whole(1))
+    .addOption(
+      new Option('--log-level <level>', 'what is logged on stderr')
+        .choices(['silent', 'error', 'warn', 'info', 'debug', 'trace'])
+        .default('info'),
+    )
+    .option('--json', 'announce readiness as one JSON line (always so when piped)')
+    .addHelpText(
+      'after',
+      `
+When ready, one line on stdout: {"event":"ready","url":...,"model":...,"load_ms":...}
+
+Examples:
+  $ filigree serve
+  $ filigree serve ./Qwen2.5-Coder-1.5B-Q4_K_M.gguf --port 0 --max-num-seqs 8
+  $ filigree serve ./sparse70 --host 0.0.0.0 --api-key secret --kv i8
+  $ curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' \\
+      -d '{"messages":[{"role":"user","content":"Hello"}]}'`,
+    )
+    .action(async (model, options) => (await import('./cli/serve.js')).serveCommand(model, options));
+
+  withModelOptions(
+    program
+      .command('run')
+      .argument('[MODEL]', MODEL)
+      .argument('[PROMPT]', 'what to say; left out: piped input, or a conversation'),
+  )
+    .description('chat with a model in the terminal')
+    .option('--system <text>', 'system message')
+    .option('--max-tokens <n>', 'longest answer', whole(1))
+    .option('--temperature <t>', '0 always takes the most likely token', decimal(0, 2), 0.7)
+    .option('--top-p <p>', 'nucleus', decimal(0, 1), 0.95)
+    .option('--seed <n>', 'the same seed gives the same answer', whole(0))
+    .option('--json', 'one object with the text, the usage and the timings')
+    .addHelpText(
+      'after',
+      `
+A single argument with spaces in it is the PROMPT of the default model.
+
+Examples:
+  $ filigree run
+  $ filigree run "Name three rivers."
+  $ filigree run ./my-model "Name three rivers." --temperature 0 --json
+  $ git diff | filigree run ./my-model`,
+    )
+    .action(async (model, prompt, options) =>
+      (await import('./cli/run.js')).runCommand(model, prompt, options),
+    );
+
+  const bench = program
+    .command('bench')
+    .enablePositionalOptions()
+    .argument('[MODEL]', MODEL)
+    .description('compare dense, sparse and sparse-quantized in one interleaved run')
+    .option('--shape <name>', 'random weights of a shape instead of a MODEL: 135m, 1.1b, 7b, 8b')
+    .option('--sparsity <list>', 'shares of zeros, with --shape', '0,0.5,0.7')
+    .option('--formats <list>', 'formats to compare', 'f32,bf16,i8,i4')
+    .option('--batch <list>', 'sequences decoded at once', '1')
+    .option('--prompt <n>', 'tokens of prefill', '512')
+    .option('--context <n>', 'tokens already in the cache while decoding', '64')
+    .option('--rounds <n>', 'interleaved rounds', '5')
+    .addOption(
+      new Option('--kv <type>', 'storage of the KV cache')
+        .choices(['f32', 'f16', 'bf16', 'i8'])
+        .default('f16'),
+    )
+    .option('--threads <n>', 'threads')
+    .option('--isa <name>', 'instruction set')
+    .option('--report <dir>', 'write tables, plots and JSON there')
+    .option('--json', 'one object')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  $ filigree bench
+  $ filigree bench --shape 1.1b --formats bf16,i8 --report ./report
+  $ filigree bench serve --url http://127.0.0.1:8000 --concurrency 8`,
+    )
+    .action(async (model, options) => (await import('./cli/bench.js')).benchCommand(model, options));
+  bench
+    .command('serve')
+    .description('load on a running OpenAI-compatible server, ours or any other')
+    .requiredOption('--url <url>', 'the server')
+    .option('--api-key <key>', 'its key')
+    .option('--model <name>', 'the model to ask for')
+    .option('--concurrency <n>', 'requests at once', '8')
+    .option('--rate <n>', 'arrivals a second (Poisson) instead')
+    .option('--requests <n>', 'how many; default: four for each client')
+    .option('--max-tokens <n>', 'tokens of an answer', '64')
+    .option('--prompts <file>', 'prompts, one a line or JSON lines')
+    .option('--prompt-tokens <n>', 'length of made-up prompts', '80')
+    .option('--good-ttft <ms>', 'first token that counts as good', '1000')
+    .option('--good-itl <ms>', 'time between tokens that counts as good', '100')
+    .option('--output <file>', 'write the report there')
+    .option('--json', 'one object')
+    .addHelpText(
+      'after',
+      '\nExample:\n  $ filigree bench serve --url http://127.0.0.1:8000 --concurrency 16 --requests 200',
+    )
+    .action(async (options) => (await import('./cli/bench.js')).benchServeCommand(options));
+
+  await program.parseAsync(argv);
+}
+
+/** One line on what went wrong and what to do; the whole story of our own faults only where asked for. */
+function explain(error: unknown): number {
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+  if (error instanceof FiligreeError) {
+    process.stderr.write(`filigree: ${error.message}\n`);
+    if (process.env.FILIGREE_DEBUG) process.stderr.write(`${error.stack}\n`);
+    return error.info.exit ?? 1;
+  }
+  const { message, stack } = error as Error;
+  process.stderr.write(
+    `filigree: internal fault: ${message}. FILIGREE_DEBUG=1 shows where; please report it.\n`,
+  );
+  if (process.env.FILIGREE_DEBUG) process.stderr.write(`${stack}\n`);
+  return 1;
+}
+
+// A reader that has seen enough (`| head`) is no failure.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(0);
+  throw error;
+});
+
+main(process.argv).catch((error: unknown) => {
+  process.exitCode = explain(error);
+});
