@@ -232,7 +232,7 @@ export class Metrics {
       () => {
         const { steps, seconds } = this.decoding;
         this.decoding = { steps: 0, seconds: 0 };
-        return seconds > 0 ? (steps * info.weightBytes) / seconds : 0;
+        return seconds > 0 ? (steps * info.decodeWeightBytes) / seconds : 0;
       },
     );
     const step = new Histogram({

@@ -127,6 +127,7 @@ export class FakeRunner implements ModelRunner {
       threads: 1,
       isa: 'fake',
       weightBytes: 1000,
+      decodeWeightBytes: 1000,
       denseF32Bytes: 8000,
       sparsity: 0.5,
       formats: { i8: 900, f32: 100 },
