@@ -23,6 +23,7 @@ struct Avx2 {
 
   static F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
   static F load_n(const float* p, size_t n) {
+    if (n >= 16) return load(p);
     float t[16] = {};
     for (size_t i = 0; i < n; ++i) t[i] = p[i];
     return load(t);
@@ -32,6 +33,7 @@ struct Avx2 {
     _mm256_storeu_ps(p + 8, a.hi);
   }
   static void store_n(float* p, F a, size_t n) {
+    if (n >= 16) return store(p, a);
     float t[16];
     store(t, a);
     for (size_t i = 0; i < n; ++i) p[i] = t[i];

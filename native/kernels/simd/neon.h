@@ -30,6 +30,7 @@ struct Neon {
     return map([&](int i) { return vld1q_f32(p + 4 * i); });
   }
   static F load_n(const float* p, size_t n) {
+    if (n >= 16) return load(p);
     float t[16] = {};
     for (size_t i = 0; i < n; ++i) t[i] = p[i];
     return load(t);
@@ -38,6 +39,7 @@ struct Neon {
     for (int i = 0; i < 4; ++i) vst1q_f32(p + 4 * i, a.v[i]);
   }
   static void store_n(float* p, F a, size_t n) {
+    if (n >= 16) return store(p, a);
     float t[16];
     store(t, a);
     for (size_t i = 0; i < n; ++i) p[i] = t[i];

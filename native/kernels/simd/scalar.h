@@ -38,7 +38,7 @@ struct Scalar {
     for (int i = 0; i < 16; ++i) p[i] = a.v[i];
   }
   static void store_n(float* p, const F& a, size_t n) {
-    for (size_t i = 0; i < n; ++i) p[i] = a.v[i];
+    for (size_t i = 0; i < n && i < 16; ++i) p[i] = a.v[i];
   }
   static F set(float x) {
     return map([&](int) { return x; });
