@@ -1,0 +1,90 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/graph.h"
+#include "engine/step.h"
+#include "engine/weights.h"
+#include "kernels/sample/sample.h"
+
+namespace filigree {
+
+struct EngineOptions {
+  WeightOptions weights;
+  KvType kv = KvType::f16;
+  int threads = 0;  // 0 = ThreadPool::default_threads()
+  std::string isa = "auto";
+  int32_t max_model_len = 0;
+  int32_t max_slots = 0;
+  int32_t max_batched_tokens = 0;
+  uint64_t kv_bytes = 0;  // of the KV arena; rounded down to whole blocks
+};
+
+struct EngineInfo {
+  int threads = 0;
+  std::string isa;
+  StepLimits limits;
+  WeightStatistics weights;
+  std::vector<std::string> warnings;
+  uint64_t kv_bytes = 0, kv_bytes_per_token = 0, workspace_bytes = 0;
+};
+
+// What one request brings to its slot.
+struct Slot {
+  Sampler sampler;
+  std::vector<int32_t> prompt;  // kept only where prompt log-probabilities are wanted
+};
+
+// A model in memory with its cache and samplers. Not thread-safe but for make_slot(): one thread owns it (see
+// binding/engine_thread.h).
+class Engine {
+ public:
+  // Throws Error saying what is wrong with the model, the options or the machine.
+  static std::unique_ptr<Engine> load(const ModelDescription& model, const EngineOptions& options, const LoadProgress& progress);
+
+  const EngineInfo& info() const { return info_; }
+
+  // Checks a request and builds its sampler. May be called from any thread. Throws invalid_argument.
+  std::unique_ptr<Slot> make_slot(SamplingParams params, std::span<const int32_t> prompt, std::span<const int32_t> output) const;
+
+  void open_slot(int32_t index, std::unique_ptr<Slot> slot) { slots_[static_cast<size_t>(index)] = std::move(slot); }
+  void close_slot(int32_t index) { slots_[static_cast<size_t>(index)].reset(); }
+
+  // Computes a step. Throws invalid_argument, before anything has changed, if the record does not fit; a row whose logits are
+  // not finite fails alone, in its output.
+  void step(const StepRecord& record, StepResult& result);
+
+ private:
+  // A row of logits that somebody waits for.
+  struct LogitRow {
+    uint32_t row;          // in the graph's batch
+    uint32_t entry;
+    int32_t prompt_index;  // row of the entry's prompt log-probabilities; -1 = sample
+    int32_t target;        // token whose log-probability is wanted, prompt rows only
+  };
+
+  Engine(const ModelDescription& model, const EngineOptions& options, const LoadProgress& progress);
+  void lay_out(const StepRecord& record, StepResult& result);
+  void run_rows(const StepRecord& record, StepResult& result);
+  void finish_row(const LogitRow& row, const float* logits, int thread, const StepRecord& record, StepResult& result);
+
+  ModelConfig config_;
+  CpuFeatures cpu_;
+  ThreadPool pool_;
+  ModelWeights weights_;
+  std::optional<KvArena> arena_;
+  std::optional<Graph> graph_;
+  VocabularyOps vocabulary_;
+  std::vector<std::unique_ptr<Slot>> slots_;
+  std::vector<SampleWorkspace> sample_workspaces_;  // one a thread
+  EngineInfo info_;
+
+  std::vector<Chunk> chunks_;
+  std::vector<LogitRow> logit_rows_;
+  std::vector<uint32_t> row_indices_;
+};
+
+}  // namespace filigree
