@@ -334,8 +334,8 @@ export class Engine extends EventEmitter<EngineEvents> {
     this.stepEnded = now;
     for (const entry of schedule.record.entries) {
       info.tokens += entry.tokens.length;
-      if (entry.tokens.length > 1) info.prefillTokens += entry.tokens.length;
     }
+    info.prefillTokens = schedule.prefillTokens;
     const updates = this.scheduler.update(outputs);
     for (const { sequence, token } of updates) {
       const tracked = this.tracked.get(sequence);

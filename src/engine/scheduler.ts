@@ -33,6 +33,8 @@ export interface Schedule {
   record: StepRecord;
   /** Sequences by entry of the record. */
   sequences: Sequence[];
+  /** Tokens of the record that are not one new token of a sequence that decodes. */
+  prefillTokens: number;
   /** Slots to close, then sequences whose slots to open, before the record runs. */
   closed: number[];
   opened: Sequence[];
@@ -144,8 +146,10 @@ export class Scheduler {
       this.closed = closed;
       return null;
     }
-    const schedule: Schedule = { record: { entries: [], copies: [] }, sequences: [], closed, opened };
+    const record: StepRecord = { entries: [], copies: [] };
+    const schedule: Schedule = { record, sequences: [], prefillTokens: 0, closed, opened };
     for (const [sequence, planned] of plan) {
+      if (sequence.prefilling) schedule.prefillTokens += planned.tokens;
       schedule.record.entries.push(entryOf(sequence, planned.tokens));
       if (planned.copy !== null) schedule.record.copies.push(planned.copy);
       schedule.sequences.push(sequence);

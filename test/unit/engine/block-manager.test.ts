@@ -72,6 +72,7 @@ describe('BlockManager', () => {
     const first = admitted(blocks, a);
     blocks.commit(first.table, a, 48);
     expect(blocks.countCached(b, 48, '')).toBe(0);
+    expect(blocks.countCached(a, 48, 'other')).toBe(0);
     const second = admitted(blocks, b);
     blocks.commit(second.table, b, 48);
     expect(blocks.countCached(a, 48, '')).toBe(3);

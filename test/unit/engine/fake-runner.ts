@@ -218,12 +218,12 @@ export function prompt(length: number, random: () => number): Int32Array {
 function mix(hash: number, token: number): number {
   let h = Math.imul(hash ^ (token + 0x9e37), 0x85ebca6b);
   h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
-  return (h ^ (h >>> 16)) + 1;
+  return ((h ^ (h >>> 16)) + 1) | 0;
 }
 
 function historyHash(history: ArrayLike<number>, length: number): number {
   let hash = 0;
-  for (let i = 0; i < length; i++) hash = mix(hash, history[i]!) | 0;
+  for (let i = 0; i < length; i++) hash = mix(hash, history[i]!);
   return hash;
 }
 
