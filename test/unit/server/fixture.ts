@@ -133,6 +133,7 @@ export class FakeRunner implements ModelRunner {
       formats: { i8: 900, f32: 100 },
       kvType: 'f16',
       kvBytes: 1 << 20,
+      kvBytesPerToken: 128,
       loadMs: 1,
       fromCache: false,
       ...info,
@@ -186,7 +187,7 @@ export class FakeRunner implements ModelRunner {
       if (token === 'nan') return { ...output, error: 'non_finite_logits' };
       output.token = token;
       if (params.logprobs >= 0) {
-        output.logprob = -slot.generated / 10;
+        output.logprob = Math.fround(-slot.generated / 10);
         const k = params.logprobs;
         output.top = {
           ids: Int32Array.from({ length: k }, (_, i) => (token + i) % VOCAB),
