@@ -1,0 +1,89 @@
+"""python -m pytest test_recipe.py (needs torch, numpy, safetensors): masks, rounding, files, allocation, licences."""
+
+import pytest
+import torch
+
+import checkpoint
+from corpus import is_permissive
+from model import COMPUTE, DEVICE, Config, Llama, matrices_of, sparsity, tensors_of, tree_map
+from quantize import quantize_params, round_i4, round_i8
+from sparsegpt import allocate, sparsegpt
+from train import Trainer
+
+CONFIG = Config(64, 128, 2, 2, 1, 256, 1e-5, 10000.0, head_dim=32, max_positions=64)
+
+
+def random_params():
+    torch.manual_seed(0)
+    randn = lambda *shape: 0.1 * torch.randn(*shape, device=DEVICE)  # noqa: E731
+    layer = lambda: {  # noqa: E731
+        'attn_norm': torch.ones(64, device=DEVICE), 'qkv': randn(128, 64), 'out': randn(64, 64),
+        'mlp_norm': torch.ones(64, device=DEVICE), 'gate_up': randn(256, 64), 'down': randn(64, 128),
+    }  # fmt: skip
+    return {'embed': randn(256, 64), 'norm': torch.ones(64, device=DEVICE), 'layers': [layer(), layer()]}
+
+
+def pruned_params(target):
+    params = random_params()
+    ids = torch.randint(0, 256, (8, 32), device=DEVICE)
+    return sparsegpt(Llama(CONFIG), params, ids, allocate(CONFIG, target, {'v': -0.1}, {0: -0.05}), batch=4)
+
+
+@pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
+def test_zeros_are_identical_from_pruning_to_the_file(tmp_path, optimizer):
+    dense, pruned = random_params(), pruned_params(0.6)
+    masks = [w != 0 for w in matrices_of(pruned)]
+    stream = {'x': torch.randint(0, 256, (4000,), dtype=torch.int32, device=DEVICE)}
+    spec = {'tokens': 512, 'batch': 2, 'length': 32, 'lr': 3e-3, 'warmup': 0.1, 'floor': 0.1, 'kd': 1.0, 'ce': 0.2,
+            'optimizer': optimizer, 'mix': {'x': 1.0}, 'seed': 1, 'qat_from': 0.5, 'qat': {'i8': 0.5, 'i4': 0.5}}  # fmt: skip
+    trainer = Trainer(CONFIG, tree_map(lambda t: t.to(COMPUTE), dense), lambda *a, **k: None, compiled=False)
+    trained = trainer.run('test', pruned, stream, spec)
+    assert any((a != b).any() for a, b in zip(matrices_of(trained), matrices_of(pruned)))
+    checkpoint.save(tmp_path, CONFIG, trained)
+    _, loaded = checkpoint.load(tmp_path)
+    for mask, after, read in zip(masks, matrices_of(trained), matrices_of(loaded)):
+        assert torch.equal(mask, after != 0)
+        assert torch.equal(mask, read != 0)
+    for grid in ('i8', 'i4'):
+        for mask, rounded in zip(masks, matrices_of(quantize_params(loaded, grid))):
+            assert not (rounded[~mask] != 0).any()
+
+
+def test_file_holds_exactly_the_half_precision_values(tmp_path):
+    params = pruned_params(0.5)
+    matrices_of(params)[0][0, :8] = 1e-9  # would be flushed to zero by f16
+    for sparse in (True, False):
+        checkpoint.save(tmp_path / str(sparse), CONFIG, params, sparse)
+        config, loaded = checkpoint.load(tmp_path / str(sparse))
+        assert config == CONFIG
+        for a, b in zip(tensors_of(checkpoint.as_shipped(params)), tensors_of(loaded)):
+            assert torch.equal(a, b)
+    assert (matrices_of(loaded)[0][0, :8] != 0).all()
+
+
+@pytest.mark.parametrize('grid', [round_i8, round_i4])
+def test_rounding_is_idempotent_and_keeps_zero(grid):
+    weight = torch.randn(32, 128)
+    weight[torch.rand_like(weight) < 0.7] = 0
+    once = grid(weight)
+    assert torch.allclose(grid(once), once, rtol=1e-6, atol=0)
+    assert (once[weight == 0] == 0).all()
+    assert (once - weight).norm() / weight.norm() < 0.1
+
+
+def test_allocation_keeps_the_mean():
+    shares = allocate(CONFIG, 0.7, {'k': -0.15, 'down': -0.05}, {0: -0.1, -1: -0.1})
+    params = pruned_params(0.7)
+    assert abs(sparsity(params) - 0.7) < 0.005
+    assert shares[0, 'k'] < shares[0, 'q']
+    assert len(shares) == CONFIG.layers * 7
+
+
+def test_text_under_other_licences_is_refused():
+    assert not is_permissive('instruct', 'LIMA(LLaMA-Factory history f7c72481)')
+    assert not is_permissive('instruct', 'codealpaca:data/new_codealpaca.json')
+    assert not is_permissive('dialogue', 'SGD:train/dialogues_044.json')
+    assert not is_permissive('python_code', 'deb:ansible:usr/lib/python3/x.py')
+    assert is_permissive('python_code', 'deb:python3-numpy:usr/lib/python3/x.py')
+    with pytest.raises(ValueError, match='licences'):
+        is_permissive('new_shard', 'x')
