@@ -80,6 +80,11 @@ if (options.out) args.push('--out', path.resolve(root, options.out));
 if (options.debug) args.push('--debug');
 if (options.sanitize) args.push('--CDFILIGREE_SANITIZE=ON');
 const result = spawnSync(process.execPath, args, { stdio: 'inherit', cwd: root });
-if (result.status !== 0) fail(`the native build failed (${result.signal ?? `exit code ${result.status}`}); its messages are above.`);
-const addon = path.join(options.out ? path.resolve(root, options.out) : path.join(root, 'build'), options.debug ? 'Debug' : 'Release', 'filigree.node');
+if (result.status !== 0)
+  fail(`the native build failed (${result.signal ?? `exit code ${result.status}`}); its messages are above.`);
+const addon = path.join(
+  options.out ? path.resolve(root, options.out) : path.join(root, 'build'),
+  options.debug ? 'Debug' : 'Release',
+  'filigree.node',
+);
 console.log(`filigree: built ${path.relative(root, addon)}`);

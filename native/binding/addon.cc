@@ -1,0 +1,12 @@
+#include <napi.h>
+
+#include "binding/engine_object.h"
+#include "binding/tools.h"
+
+static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
+  filigree::js::EngineObject::define(env, exports);
+  filigree::js::define_tools(env, exports);
+  return exports;
+}
+
+NODE_API_MODULE(filigree, initialize)

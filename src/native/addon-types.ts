@@ -1,0 +1,145 @@
+/**
+ * What the native addon exports: the JS side of native/binding. Every value is checked there again; a wrong one throws
+ * a TypeError or RangeError that names it, and failures of the engine are Errors with one of `NativeErrorCode`.
+ */
+import type { SamplingParams } from '../engine/model-runner.js';
+import type { ModelManifest, TensorEntry } from '../model/manifest.js';
+
+export type NativeErrorCode =
+  | 'invalid_argument'
+  | 'corrupt_data'
+  | 'io'
+  | 'out_of_memory'
+  | 'unsupported'
+  | 'internal';
+
+export type WeightChoice = 'auto' | 'f32' | 'bf16' | 'i8' | 'i4';
+export type KvChoice = 'f32' | 'f16' | 'bf16' | 'i8';
+
+export interface NativeEngineOptions {
+  weights: WeightChoice;
+  /** Head and embedding; left out: as `weights`, but i8 where that is i4. */
+  head?: WeightChoice;
+  dense: boolean;
+  kv: KvChoice;
+  /** 0: what affinity and the control group's quota grant. */
+  threads: number;
+  isa: string;
+  maxModelLen: number;
+  maxSlots: number;
+  maxBatchedTokens: number;
+  kvBytes: number;
+  /** Folder of packed weights; '' turns the cache off. */
+  cacheFolder: string;
+}
+
+export interface NativeEngineInfo {
+  vocabSize: number;
+  maxModelLen: number;
+  numBlocks: number;
+  maxSlots: number;
+  maxBatchedTokens: number;
+  threads: number;
+  isa: string;
+  weightBytes: number;
+  decodeWeightBytes: number;
+  denseF32Bytes: number;
+  sparsity: number;
+  formats: Record<string, number>;
+  kvBytes: number;
+  kvBytesPerToken: number;
+  workspaceBytes: number;
+  fromCache: boolean;
+  warnings: string[];
+}
+
+/** Numbers of one entry in `NativeStepResult.outputs`, in this order. */
+export const OUTPUT_FIELDS = [
+  'token',
+  'status',
+  'top',
+  'topBegin',
+  'promptRows',
+  'promptK',
+  'promptBegin',
+  'promptTopBegin',
+] as const;
+
+/** `status` of an output. */
+export const ROW_STATUS = { ok: 0, nonFiniteLogits: 1, noTokenAllowed: 2 } as const;
+
+export interface NativeStepResult {
+  /** [entries][OUTPUT_FIELDS] */
+  outputs: Int32Array;
+  /** [entries] */
+  logprobs: Float32Array;
+  topIds: Int32Array;
+  topLogprobs: Float32Array;
+  promptLogprobs: Float32Array;
+  promptTopIds: Int32Array;
+  promptTopLogprobs: Float32Array;
+  /** [sampled entries][vocabulary], only with `keepLogits`. */
+  logits: Float32Array;
+}
+
+export interface NativeEngine {
+  load(
+    manifest: Pick<ModelManifest, 'config' | 'files' | 'tensors' | 'sourceKey'>,
+    options: NativeEngineOptions,
+    onProgress?: (done: number, total: number) => void,
+  ): Promise<NativeEngineInfo>;
+  openSlot(slot: number, params: SamplingParams, prompt: Int32Array, output: Int32Array): void;
+  closeSlot(slot: number): void;
+  /**
+   * @param entries five numbers each: slot, position, number of tokens, number of blocks, 1 to sample
+   * @param tokens of all entries, one after the other
+   * @param blocks of all entries, one after the other
+   * @param copies two numbers each: from, to
+   */
+  step(
+    entries: Int32Array,
+    tokens: Int32Array,
+    blocks: Int32Array,
+    copies: Int32Array,
+    keepLogits?: boolean,
+  ): Promise<NativeStepResult>;
+  close(): Promise<void>;
+}
+
+export interface KernelVariant {
+  name: string;
+  isa: string;
+  format: string;
+  layout: string;
+  minTokens: number;
+  maxTokens: number;
+  /** Whether this processor can run it. */
+  supported: boolean;
+}
+
+export interface NativeInfo {
+  cpu: string;
+  features: Record<string, boolean>;
+  /** Names that `--isa` takes on this machine. */
+  isas: string[];
+  bestIsa: string;
+  affinityCpus: number;
+  defaultThreads: number;
+  /** Linear kernels of this build, best first. */
+  kernels: KernelVariant[];
+}
+
+export interface ZeroCount {
+  zeros: number;
+  total: number;
+}
+
+export interface NativeAddon {
+  Engine: new () => NativeEngine;
+  cpuInfo(): NativeInfo;
+  /** GB/s at which so many threads read `bytes` (256 MiB) of memory. */
+  measureReadBandwidth(threads: number, bytes?: number, rounds?: number): Promise<number>;
+  countZeros(tensor: TensorEntry, files: string[]): Promise<ZeroCount>;
+  /** Rows [row, row + count) of a tensor as f32, [count][columns]. */
+  readRows(tensor: TensorEntry, files: string[], row: number, count: number): Promise<Float32Array>;
+}

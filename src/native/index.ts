@@ -1,0 +1,142 @@
+import { join } from 'node:path';
+import type { RunnerInfo } from '../engine/model-runner.js';
+import { BLOCK_SIZE } from '../engine/model-runner.js';
+import { FiligreeError } from '../errors.js';
+import type { ModelManifest, TensorEntry } from '../model/manifest.js';
+import { cacheFolder } from '../model/resolve.js';
+import type { KvChoice, NativeInfo, WeightChoice, ZeroCount } from './addon-types.js';
+import { loadAddon } from './load-addon.js';
+import { loadError } from './native-error.js';
+import { NativeRunner } from './native-runner.js';
+
+export type { KernelVariant, KvChoice, NativeInfo, WeightChoice, ZeroCount } from './addon-types.js';
+export { NativeRunner } from './native-runner.js';
+
+/** KV cache where nobody says how much: eight full contexts, at most this many bytes. */
+const DEFAULT_KV_BYTES = 1 << 30;
+
+export interface NativeOptions {
+  weights: WeightChoice;
+  /** Format of head and embedding; left out: as `weights`, but i8 where that is i4. */
+  head?: WeightChoice | undefined;
+  /** Store sparse matrices dense. */
+  dense: boolean;
+  kv: KvChoice;
+  threads?: number | undefined;
+  isa?: string | undefined;
+  maxModelLen?: number | undefined;
+  maxSlots: number;
+  maxBatchedTokens: number;
+  /** Bytes of the KV cache. */
+  kvMemory?: number | undefined;
+  /** Keep packed weights on disk for the next start; true unless said. */
+  packedCache?: boolean | undefined;
+  /** Bytes of the source (or of the packed cache) read so far. */
+  onProgress?: ((done: number, total: number) => void) | undefined;
+  /** Oddities that cost time, not correctness: a cache that is damaged, or cannot be written. */
+  onWarning?: ((message: string) => void) | undefined;
+}
+
+/**
+ * Loads a model's weights into the native engine.
+ * @throws FiligreeError saying which tensor, option or resource is at fault
+ */
+export async function loadNativeRunner(
+  manifest: ModelManifest,
+  options: NativeOptions,
+): Promise<NativeRunner> {
+  const addon = loadAddon();
+  const isa = options.isa ?? process.env.FILIGREE_ISA ?? 'auto';
+  checkIsa(isa, addon.cpuInfo());
+  const maxModelLen = options.maxModelLen ?? manifest.config.maxPositionEmbeddings;
+  const engine = new addon.Engine();
+  const started = performance.now();
+  try {
+    const info = await engine.load(
+      manifest,
+      {
+        weights: options.weights,
+        ...(options.head !== undefined && { head: options.head }),
+        dense: options.dense,
+        kv: options.kv,
+        threads: options.threads ?? 0,
+        isa,
+        maxModelLen,
+        maxSlots: options.maxSlots,
+        maxBatchedTokens: options.maxBatchedTokens,
+        kvBytes: options.kvMemory ?? defaultKvBytes(manifest, options, maxModelLen),
+        cacheFolder: options.packedCache === false ? '' : join(cacheFolder(), 'packed'),
+      },
+      options.onProgress && guarded(options.onProgress),
+    );
+    const { workspaceBytes: _, warnings, ...figures } = info;
+    for (const warning of warnings) (options.onWarning ?? warn)(warning);
+    const runnerInfo: RunnerInfo = {
+      ...figures,
+      blockSize: BLOCK_SIZE,
+      kvType: options.kv,
+      loadMs: performance.now() - started,
+    };
+    return new NativeRunner(engine, runnerInfo);
+  } catch (error) {
+    await engine.close();
+    throw loadError(error, manifest.name);
+  }
+}
+
+/** What this machine can do, and which kernels this build holds. */
+export async function nativeInfo(): Promise<NativeInfo> {
+  return loadAddon().cpuInfo();
+}
+
+/** GB/s at which so many threads read memory, each its own part: the bound of decode. */
+export function measureReadBandwidth(threads: number): Promise<number> {
+  return loadAddon().measureReadBandwidth(threads);
+}
+
+/** Zeros of one tensor, counted row by row. */
+export function countZeros(tensor: TensorEntry, files: string[]): Promise<ZeroCount> {
+  return loadAddon().countZeros(tensor, files);
+}
+
+/** Rows [row, row + count) of a tensor as f32, [count][columns]. */
+export function readRows(
+  tensor: TensorEntry,
+  files: string[],
+  row: number,
+  count: number,
+): Promise<Float32Array> {
+  return loadAddon().readRows(tensor, files, row, count);
+}
+
+function checkIsa(isa: string, info: NativeInfo): void {
+  if (info.isas.includes(isa)) return;
+  throw new FiligreeError(
+    'isa_unsupported',
+    `instruction set '${isa}' is not one that this processor (${info.cpu}) has; choose one of ${info.isas.join(', ')}`,
+  );
+}
+
+function defaultKvBytes({ config }: ModelManifest, options: NativeOptions, maxModelLen: number): number {
+  const elementBytes = { f32: 4, f16: 2, bf16: 2, i8: 1 }[options.kv];
+  const paddedDim = Math.ceil(config.headDim / 16) * 16;
+  const perToken =
+    2 * config.numLayers * config.numKvHeads * (paddedDim * elementBytes + (options.kv === 'i8' ? 4 : 0));
+  const perSequence = Math.ceil(maxModelLen / BLOCK_SIZE) * BLOCK_SIZE * perToken;
+  return Math.max(perSequence, Math.min(perSequence * Math.min(8, options.maxSlots), DEFAULT_KV_BYTES));
+}
+
+/** A progress bar that throws must not stop a load. */
+function guarded(onProgress: (done: number, total: number) => void): (done: number, total: number) => void {
+  return (done, total) => {
+    try {
+      onProgress(done, total);
+    } catch (error) {
+      warn(`progress callback: ${error instanceof Error ? error.message : String(error)}`);
+    }
+  };
+}
+
+function warn(message: string): void {
+  process.emitWarning(message, { type: 'FiligreeWarning' });
+}
