@@ -9,6 +9,7 @@
 #include "base/half.h"
 #include "base/status.h"
 #include "base/thread_pool.h"
+#include "formats/pack_slots.h"
 #include "formats/quantize_rows.h"
 
 namespace filigree {
@@ -47,6 +48,9 @@ class Packer {
     if (parts.empty() || rows == 0 || rows > 1u << 30 || parts[0]->cols() == 0 || parts[0]->cols() > 1u << 30) {
       throw Error(ErrorCode::invalid_argument, "nothing to pack, or over 2^30 rows or columns");
     }
+    if (options.layout == Layout::slots16 || (options.layout == Layout::slots8 && options.format != Format::i8)) {
+      throw Error(ErrorCode::unsupported, std::string("no ") + linear::name_of(options.format) + " in " + linear::name_of(*options.layout) + " layout");
+    }
     spec_.format = options.format;
     spec_.layout = options.layout.value_or(Layout::bitmask);
     spec_.rows = static_cast<uint32_t>(rows);
@@ -59,7 +63,7 @@ class Packer {
     packed_sections(spec_, 0);  // rejects absurd shapes before anything is allocated
     prepare_scales();
     const uint32_t units = unit_count();
-    std::vector<uint64_t> unit_bytes(units), unit_stored(units);
+    std::vector<uint64_t> unit_bytes(units), unit_stored(units), slot_bytes(units);
     std::vector<std::byte> masks;
     if (spec_.layout == Layout::dense) {
       return fill(masks, unit_bytes, false);
@@ -68,6 +72,7 @@ class Packer {
     for_units([&](Unit& unit, uint32_t u) {
       load(unit, u, true);
       write_masks(unit, u, masks.data(), &unit_bytes[u], &unit_stored[u]);
+      if (may_take_slots()) slot_bytes[u] = pack_slots8(unit.codes.data(), unit.rows, spec_.cols, nullptr);
     });
     stored_ = 0;
     for (uint64_t s : unit_stored) stored_ += s;
@@ -82,14 +87,21 @@ class Packer {
         if (!same) prepare_scales();
         return fill(masks, unit_bytes, same);
       }
+      spec_.layout = chosen;
     }
-    return fill(masks, unit_bytes, true);
+    return fill(masks, spec_.layout == Layout::slots8 ? slot_bytes : unit_bytes, true);
   }
 
  private:
   uint32_t per_unit() const { return linear::panels_per_unit(spec_.format); }
   uint32_t unit_rows() const { return kPanelRows * per_unit(); }
   uint32_t unit_count() const { return linear::panel_count(spec_) / per_unit(); }
+
+  // Whether the zeros, still to be counted, may lead to slots8.
+  bool may_take_slots() const {
+    if (spec_.format != Format::i8) return false;
+    return options_.layout ? *options_.layout == Layout::slots8 : linear::choose_layout(Format::i8, 0.7, cpu_) == Layout::slots8;
+  }
 
   // Which parts' own codes are taken over.
   void decide_codes() {
@@ -277,12 +289,16 @@ class Packer {
     AlignedBuffer blob(at.total);
     if (!dense) {
       std::memcpy(blob.data() + at.offsets, offsets.data(), offsets.size() * sizeof(uint64_t));
-      std::memcpy(blob.data() + at.masks, masks.data(), masks.size());
+      if (spec_.layout == Layout::bitmask) std::memcpy(blob.data() + at.masks, masks.data(), masks.size());
     }
     int32_t* code_sums = reinterpret_cast<int32_t*>(blob.data() + at.code_sums);
     for_units([&](Unit& unit, uint32_t u) {
       load(unit, u, !scales_known);
-      write_values(unit, blob.data() + at.values + offsets[u], dense);
+      if (spec_.layout == Layout::slots8) {
+        pack_slots8(unit.codes.data(), unit.rows, spec_.cols, blob.data() + at.values + offsets[u]);
+      } else {
+        write_values(unit, blob.data() + at.values + offsets[u], dense);
+      }
       if (spec_.format == Format::i8) {
         for (uint32_t r = 0; r < unit.rows; ++r) {
           int32_t sum = 0;

@@ -9,6 +9,7 @@
 #include "base/half.h"
 #include "base/status.h"
 #include "kernels/linear/expand.h"
+#include "kernels/linear/slots.h"
 
 namespace filigree {
 namespace {
@@ -74,6 +75,19 @@ void check_bitmask(const Matrix& m, uint64_t value_bytes) {
     }
   }
   if (stored != m.stored) corrupt("masks and the number of stored elements disagree");
+}
+
+// Every panel's stream fits its offsets, and no window leaves the padded activations.
+void check_slots8(const Matrix& m, uint64_t value_bytes) {
+  if (m.format != Format::i8) corrupt("slots8 holds i8 only");
+  const uint32_t panels = linear::panel_count(m);
+  if (m.offsets[0] != 0 || m.offsets[panels] != value_bytes) corrupt("offsets do not span the values");
+  for (uint32_t p = 0; p < panels; ++p) {
+    if (m.offsets[p] > m.offsets[p + 1] || m.offsets[p + 1] > value_bytes ||
+        !linear::is_slots8_panel(m.values + m.offsets[p], m.offsets[p + 1] - m.offsets[p], m.cols)) {
+      corrupt("the slots of panel " + std::to_string(p) + " are not well formed");
+    }
+  }
 }
 
 // The header counts too: a changed number of rows may still fit the same sections.
@@ -180,6 +194,9 @@ Matrix view_of(std::span<const std::byte> blob, bool verify_checksum) {
       break;
     case Layout::bitmask:
       check_bitmask(m, h.value_bytes);
+      break;
+    case Layout::slots8:
+      check_slots8(m, h.value_bytes);
       break;
     default:
       corrupt("a layout this program does not read");

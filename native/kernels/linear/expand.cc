@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/half.h"
+#include "kernels/linear/slots.h"
 
 namespace filigree::linear {
 namespace {
@@ -53,6 +54,7 @@ class ValueReader {
 }  // namespace
 
 void expand_panel(const Matrix& m, uint32_t panel, float* codes, uint8_t* stored) {
+  if (m.layout == Layout::slots8) return expand_slots8(m, panel, codes, stored);
   const uint32_t tiles = tile_count(m), elements = kPanelRows * tile_cols(m.format);
   ValueReader values(m, panel);
   for (uint32_t t = 0; t < tiles; ++t) {

@@ -1,0 +1,89 @@
+#include "formats/pack_slots.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/linear/slots.h"
+
+namespace filigree {
+namespace {
+
+using linear::kSlotHeaderBytes;
+using linear::kSlotMoves;
+using linear::kSlotPairBytes;
+using linear::kSlotPlaces;
+using linear::kWindow;
+
+// Writes steps two by two, or only counts them.
+class StepWriter {
+ public:
+  explicit StepWriter(std::byte* out) : out_(out) {}
+
+  void begin(uint32_t move) {
+    if (out_ == nullptr) return;
+    if (steps_ % 2 == 0) std::memset(pair(), 0, kSlotPairBytes);
+    pair()[kSlotMoves + steps_ % 2] = static_cast<std::byte>(move);
+  }
+  void put(uint32_t row, uint32_t slot, int8_t code, uint32_t place) {
+    if (out_ == nullptr) return;
+    const uint32_t i = 4 * row + slot;
+    pair()[32 * (steps_ % 2) + i] = static_cast<std::byte>(code);
+    pair()[kSlotPlaces + i] |= static_cast<std::byte>(place << (4 * (steps_ % 2)));
+  }
+  void end() { ++steps_; }
+  uint32_t pairs() const { return (steps_ + 1) / 2; }
+
+ private:
+  std::byte* pair() { return out_ + steps_ / 2 * kSlotPairBytes; }
+
+  std::byte* out_;
+  uint32_t steps_ = 0;
+};
+
+// First column from k on whose code is not zero, or cols.
+uint32_t next_nonzero(const int8_t* row, uint32_t k, uint32_t cols) {
+  while (k < cols && row[k] == 0) ++k;
+  return k;
+}
+
+// Greedy: the window starts at the first column that any row still waits for, as far as padding allows.
+uint32_t pack_octet(const int8_t* codes, uint32_t rows, uint32_t cols, std::byte* out) {
+  StepWriter writer(out);
+  uint32_t next[8], window = 0;
+  for (uint32_t r = 0; r < rows; ++r) next[r] = next_nonzero(codes + size_t{r} * cols, 0, cols);
+  for (;;) {
+    const uint32_t first = rows == 0 ? cols : *std::min_element(next, next + rows);
+    if (first == cols) return writer.pairs();
+    const uint32_t start = std::min(first, linear::last_window(cols));
+    for (; start - window > 255; window += 255) {
+      writer.begin(255);
+      writer.end();
+    }
+    writer.begin(start - window);
+    window = start;
+    for (uint32_t r = 0; r < rows; ++r) {
+      const int8_t* row = codes + size_t{r} * cols;
+      for (uint32_t slot = 0; slot < 4 && next[r] < std::min(cols, window + kWindow); ++slot) {
+        writer.put(r, slot, row[next[r]], next[r] - window);
+        next[r] = next_nonzero(row, next[r] + 1, cols);
+      }
+    }
+    writer.end();
+  }
+}
+
+}  // namespace
+
+size_t pack_slots8(const int8_t* codes, uint32_t rows, uint32_t cols, std::byte* out) {
+  uint32_t pairs[2];
+  size_t bytes = kSlotHeaderBytes;
+  for (uint32_t octet = 0; octet < 2; ++octet) {
+    const uint32_t n = std::min(8u, rows - std::min(rows, 8 * octet));
+    pairs[octet] = pack_octet(codes + size_t{8} * octet * cols * (n > 0), n, cols, out == nullptr ? nullptr : out + bytes);
+    bytes += pairs[octet] * kSlotPairBytes;
+  }
+  if (out != nullptr) std::memcpy(out, pairs, sizeof(pairs));
+  return bytes;
+}
+
+}  // namespace filigree
