@@ -147,12 +147,12 @@ describe('the WebSocket', () => {
     await expect(connect({ 'sec-websocket-protocol': 'filigree, filigree-key.wrong' })).rejects.toThrow(
       '401',
     );
-    const cases = [
+    const cases: Record<string, string>[] = [
       { authorization: 'Bearer secret' },
       { 'sec-websocket-protocol': 'filigree, filigree-key.secret' },
     ];
     for (const headers of cases) {
-      const client = await connect(headers as Record<string, string>);
+      const client = await connect(headers);
       client.send({ type: 'chat.completions', id: 'a', body: { messages: user('x') } });
       await client.done('a');
       client.socket.terminate();

@@ -1,0 +1,260 @@
+import { once } from 'node:events';
+import { request } from 'node:http';
+import { connect, type Socket } from 'node:net';
+import OpenAI from 'openai';
+import { afterEach, describe, expect, it } from 'vitest';
+import WebSocket from 'ws';
+import {
+  babbles,
+  byteId,
+  type Fixture,
+  type Json,
+  says,
+  serve,
+  until,
+  user,
+} from '../unit/server/fixture.js';
+
+let fixture: Fixture;
+let port: number;
+let url: string;
+
+async function listen(...args: Parameters<typeof serve>): Promise<void> {
+  fixture = await serve(...args);
+  await fixture.app.listen({ host: '127.0.0.1', port: 0 });
+  port = (fixture.app.server.address() as { port: number }).port;
+  url = `http://127.0.0.1:${port}`;
+}
+
+afterEach(async () => {
+  fixture.app.server.closeAllConnections();
+  await fixture.close();
+});
+
+const idle = () => {
+  const { running, waiting, usedBlocks } = fixture.engine.stats();
+  return running + waiting + usedBlocks + fixture.service.lifecycle.active === 0;
+};
+
+describe("OpenAI's own client for Node", () => {
+  const client = (apiKey = 'any') => new OpenAI({ baseURL: `${url}/v1`, apiKey, maxRetries: 0 });
+
+  it('chats, streams, completes, lists models', async () => {
+    await listen(says('Hello, wörld 🌍!'));
+    const openai = client();
+    const chat = await openai.chat.completions.create({
+      model: 'test-model',
+      messages: [{ role: 'user', content: 'Hi' }],
+      logprobs: true,
+      top_logprobs: 1,
+    });
+    expect(chat.choices[0]?.message.content).toBe('Hello, wörld 🌍!');
+    expect(chat.choices[0]?.logprobs?.content?.length).toBe(chat.usage?.completion_tokens);
+
+    let text = '';
+    let usage: unknown = null;
+    const stream = await openai.chat.completions.create({
+      model: 'test-model',
+      messages: [{ role: 'user', content: 'Hi' }],
+      stream: true,
+      stream_options: { include_usage: true },
+    });
+    for await (const chunk of stream) {
+      text += chunk.choices[0]?.delta.content ?? '';
+      usage = chunk.usage ?? usage;
+    }
+    expect(text).toBe('Hello, wörld 🌍!');
+    expect(usage).toMatchObject({ completion_tokens: 20 });
+
+    const helper = openai.chat.completions.stream({
+      model: 'test-model',
+      messages: [{ role: 'user', content: 'Hi' }],
+    });
+    expect(await helper.finalContent()).toBe('Hello, wörld 🌍!');
+
+    const completion = await openai.completions.create({ model: 'test-model', prompt: 'a', max_tokens: 5 });
+    expect(completion.choices[0]?.text).toBe('Hello');
+    const models = await openai.models.list();
+    expect(models.data.map((m) => m.id)).toContain('test-model');
+    expect((await openai.models.retrieve('test-model')).id).toBe('test-model');
+  });
+
+  it('sees our refusals as its own error classes', async () => {
+    await listen(says('x'), { server: { apiKeys: ['good'] } });
+    const messages = [{ role: 'user' as const, content: 'Hi' }];
+    await expect(
+      client('bad').chat.completions.create({ model: 'test-model', messages }),
+    ).rejects.toBeInstanceOf(OpenAI.AuthenticationError);
+    const openai = client('good');
+    await expect(openai.chat.completions.create({ model: 'no', messages })).rejects.toBeInstanceOf(
+      OpenAI.NotFoundError,
+    );
+    await expect(
+      openai.chat.completions.create({ model: 'test-model', messages, temperature: 9 }),
+    ).rejects.toMatchObject({ status: 400, param: 'temperature', code: 'invalid_value' });
+  });
+
+  it('raises what fails in the middle of a stream', async () => {
+    await listen((_prompt, generated) => (generated === 3 ? 'nan' : byteId(97)));
+    const stream = await client().chat.completions.create({
+      model: 'test-model',
+      messages: [{ role: 'user', content: 'Hi' }],
+      stream: true,
+    });
+    let text = '';
+    await expect(
+      (async () => {
+        for await (const chunk of stream) text += chunk.choices[0]?.delta.content ?? '';
+      })(),
+    ).rejects.toThrow();
+    expect(text).toBe('aaa');
+  });
+});
+
+describe('a client that leaves', () => {
+  /** Sends a request and hangs up when told. */
+  function call(body: object) {
+    const req = request(`${url}/v1/chat/completions`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+    });
+    req.on('error', () => {});
+    req.end(JSON.stringify(body));
+    return req;
+  }
+
+  it('frees its blocks within a step or so: streaming, waiting for the whole, and in the queue', async () => {
+    await listen(babbles, { engine: { maxNumSeqs: 2 }, runner: { maxModelLen: 4096 } });
+    fixture.runner.stepMs = 2;
+    const calls = [true, false, true, false].map((stream) => call({ messages: user('a'), stream }));
+    await until(
+      'two run and two wait',
+      () => fixture.engine.stats().running === 2 && fixture.engine.stats().waiting === 2,
+    );
+    for (const req of calls) req.destroy();
+    await until(
+      'nobody is left',
+      () => fixture.engine.stats().running + fixture.engine.stats().waiting === 0,
+    );
+    const { steps } = fixture.runner;
+    await until('all is free', idle);
+    expect(fixture.runner.steps - steps).toBeLessThan(3);
+    fixture.engine.check();
+  });
+
+  it('is noticed in hundreds', async () => {
+    await listen(babbles);
+    for (let round = 0; round < 10; round++) {
+      const calls = Array.from({ length: 30 }, (_, i) =>
+        call({ messages: user(`${i}`), stream: i % 2 === 0, n: 1 + (i % 3) }),
+      );
+      await new Promise((resolve) => setTimeout(resolve, round * 2));
+      for (const req of calls) req.destroy();
+    }
+    await until('all is free', idle, 20_000);
+    fixture.engine.check();
+  });
+
+  it('opens and drops a thousand sockets without a trace', async () => {
+    await listen(babbles);
+    for (let round = 0; round < 20; round++) {
+      const sockets = await Promise.all(
+        Array.from({ length: 50 }, async (_, i) => {
+          const socket = new WebSocket(`ws://127.0.0.1:${port}/v1/stream`);
+          await once(socket, 'open');
+          if (i % 5 === 0)
+            socket.send(JSON.stringify({ type: 'chat.completions', id: 'a', body: { messages: user('a') } }));
+          return socket;
+        }),
+      );
+      for (const socket of sockets) socket.terminate();
+    }
+    await until('all is free', idle, 20_000);
+    expect(fixture.app.websocketServer.clients.size).toBe(0);
+    fixture.engine.check();
+  });
+});
+
+describe('a slow reader', () => {
+  it('costs bounded memory, holds no blocks, and gets the whole answer when it reads', async () => {
+    // Top log-probabilities make each token large: far more than the socket's buffers take.
+    await listen(babbles, { runner: { maxModelLen: 8192, numBlocks: 2048 } });
+    const body = JSON.stringify({
+      messages: user('a'),
+      stream: true,
+      max_tokens: 4000,
+      temperature: 0,
+      logprobs: true,
+      top_logprobs: 20,
+    });
+    let own: Socket | undefined;
+    fixture.app.server.once('connection', (accepted) => {
+      own = accepted;
+    });
+    const socket = connect(port, '127.0.0.1');
+    await once(socket, 'connect');
+    socket.pause();
+    socket.write(
+      `POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\nConnection: close\r\n\r\n${body}`,
+    );
+    await until('the engine has finished', () => fixture.engine.stats().generationTokens >= 4000, 30_000);
+    await until(
+      'blocks are free',
+      () => fixture.engine.stats().running === 0 && fixture.engine.stats().usedBlocks === 0,
+    );
+    expect(own?.writableLength).toBeLessThan(4 * 1024 * 1024);
+    // Others are served meanwhile.
+    expect((await fixture.post('/v1/completions', { prompt: 'a' })).status).toBe(200);
+    let text = '';
+    socket.setEncoding('utf8');
+    socket.on('data', (part) => {
+      text += part;
+    });
+    socket.resume();
+    await once(socket, 'close');
+    expect(text).toContain('data: [DONE]');
+    expect(text.match(/"bytes"/g)?.length).toBe(4000 * 21);
+  });
+});
+
+describe('one socket', () => {
+  it('carries a hundred requests', async () => {
+    await listen(babbles, { engine: { queueLimit: 256 } });
+    const socket = new WebSocket(`ws://127.0.0.1:${port}/v1/stream`, ['filigree']);
+    const texts = new Map<string, string>();
+    let done = 0;
+    socket.on('message', (data) => {
+      const message: Json = JSON.parse(data.toString());
+      if (message.type === 'done') done++;
+      if (message.type === 'error') throw new Error(JSON.stringify(message));
+      const piece = message.data?.choices[0]?.delta.content ?? '';
+      texts.set(message.id, (texts.get(message.id) ?? '') + piece);
+    });
+    await once(socket, 'open');
+    expect(socket.protocol).toBe('filigree');
+    for (let i = 0; i < 100; i++)
+      socket.send(
+        JSON.stringify({
+          type: 'chat.completions',
+          id: `${i}`,
+          body: { messages: user(`${i}`), max_tokens: 20, temperature: 0 },
+        }),
+      );
+    await until('all are done', () => done === 100, 20_000);
+    expect([...texts.values()].every((text) => text.length === 20)).toBe(true);
+    socket.terminate();
+  });
+});
+
+describe('malformed HTTP', () => {
+  it('gets the shape too', async () => {
+    await listen(says('x'));
+    const socket = connect(port, '127.0.0.1');
+    socket.end('NONSENSE\r\n\r\n');
+    let text = '';
+    socket.setEncoding('utf8');
+    for await (const part of socket) text += part;
+    expect(text).toMatch(/^HTTP\/1.1 400/);
+    expect(JSON.parse(text.slice(text.indexOf('\r\n\r\n') + 4)).error.type).toBe('invalid_request_error');
+  });
+});
