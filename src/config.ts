@@ -4,16 +4,41 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { FiligreeError } from './errors.js';
 
-/** The release, from the package's own package.json, wherever it is installed. */
-export function packageVersion(): string {
-  for (let folder = dirname(fileURLToPath(import.meta.url)); ; folder = dirname(folder)) {
+function findPackage(): { root: string; version: string } {
+  const here = dirname(fileURLToPath(import.meta.url));
+  for (let folder = here; folder !== dirname(folder); folder = dirname(folder)) {
     try {
       const { name, version } = JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8'));
-      if (name === 'filigree') return version;
+      if (name === 'filigree') return { root: folder, version };
     } catch {
       // Not here: one up.
     }
-    if (folder === dirname(folder)) return 'unknown';
+  }
+  throw new FiligreeError('io_error', `${here} does not lie in the filigree package. Install it again.`);
+}
+
+/** The folder that holds package.json, models/ and build/, from the sources as from what they compile to. */
+export const packageRoot = (): string => findPackage().root;
+
+/** The package's own folder, wherever it is installed and whether this file runs from source or compiled. */
+export const PACKAGE_ROOT: string = (() => {
+  const here = dirname(fileURLToPath(import.meta.url));
+  for (let folder = here; folder !== dirname(folder); folder = dirname(folder)) {
+    try {
+      if (JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')).name === 'filigree') return folder;
+    } catch {
+      // Not here: one up.
+    }
+  }
+  return here;
+})();
+
+/** The release, from the package's own package.json. */
+export function packageVersion(): string {
+  try {
+    return JSON.parse(readFileSync(join(PACKAGE_ROOT, 'package.json'), 'utf8')).version;
+  } catch {
+    return 'unknown';
   }
 }
 

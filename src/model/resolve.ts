@@ -1,13 +1,14 @@
 import { existsSync, readdirSync, statSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { basename, join, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { pathToFileURL } from 'node:url';
+import { PACKAGE_ROOT } from '../config.js';
 import { FiligreeError } from '../errors.js';
 
 /** Bytes of a download so far, and in all. */
 export type Progress = (done: number, total: number) => void;
 
-const MODELS = fileURLToPath(new URL('../../models', import.meta.url));
+const MODELS = join(PACKAGE_ROOT, 'models');
 
 /** Where downloads and packed weights lie: FILIGREE_CACHE, or ~/.cache/filigree. */
 export function cacheFolder(environment: NodeJS.ProcessEnv = process.env): string {
@@ -76,7 +77,7 @@ interface FetchScript {
 async function fetchDefaultModel(onProgress?: Progress): Promise<string> {
   // Plain JavaScript, so that it also runs on its own before anything is built.
   const script = (await import(
-    new URL('../../models/fetch-default.mjs', import.meta.url).href
+    pathToFileURL(join(MODELS, 'fetch-default.mjs')).href
   )) as FetchScript;
   try {
     return await script.fetchDefault(join(cacheFolder(), 'models'), onProgress);

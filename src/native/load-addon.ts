@@ -1,12 +1,9 @@
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { PACKAGE_ROOT } from '../config.js';
 import { FiligreeError } from '../errors.js';
 import type { NativeAddon } from './addon-types.js';
-
-/** The package's root, from src/native as from dist/native. */
-const ROOT = path.join(path.dirname(fileURLToPath(import.meta.url)), '..', '..');
 
 let loaded: NativeAddon | undefined;
 
@@ -14,8 +11,8 @@ let loaded: NativeAddon | undefined;
 export function addonCandidates(env: NodeJS.ProcessEnv = process.env): string[] {
   if (env.FILIGREE_ADDON) return [path.resolve(env.FILIGREE_ADDON)];
   return [
-    path.join(ROOT, 'build', 'Release', 'filigree.node'),
-    path.join(ROOT, 'prebuilds', `${process.platform}-${process.arch}`, 'filigree.node'),
+    path.join(PACKAGE_ROOT, 'build', 'Release', 'filigree.node'),
+    path.join(PACKAGE_ROOT, 'prebuilds', `${process.platform}-${process.arch}`, 'filigree.node'),
   ];
 }
 
