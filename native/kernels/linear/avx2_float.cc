@@ -149,6 +149,7 @@ void decode_panels(const Matrix& m, const float* x, uint32_t panel, float* out) 
       }
     }
   }
+#pragma GCC unroll 8
   for (int p = 0; p < P; ++p) {
     const uint32_t row = (panel + static_cast<uint32_t>(p)) * kPanelRows;
     store_rows(out, row, m.rows, acc[p][0]);
@@ -167,6 +168,7 @@ void decode(const Matrix& m, const float* x, uint32_t begin, uint32_t end, float
 template <int TB>
 void multiply(const float* block, const float* x, size_t cols, float* sums) {
   __m256 acc[TB][2];
+#pragma GCC unroll 8
   for (int i = 0; i < TB; ++i) {
     acc[i][0] = _mm256_loadu_ps(sums + i * 16);
     acc[i][1] = _mm256_loadu_ps(sums + i * 16 + 8);
@@ -180,6 +182,7 @@ void multiply(const float* block, const float* x, size_t cols, float* sums) {
       acc[i][1] = _mm256_fmadd_ps(w1, b, acc[i][1]);
     }
   }
+#pragma GCC unroll 8
   for (int i = 0; i < TB; ++i) {
     _mm256_storeu_ps(sums + i * 16, acc[i][0]);
     _mm256_storeu_ps(sums + i * 16 + 8, acc[i][1]);
@@ -234,6 +237,7 @@ void batch(const Matrix& m, const X* x, const Input& in, uint32_t begin, uint32_
           for (size_t k = 0; k < n; k += Cursor::kCols) {
             __m256 w[Cursor::kCols][2];
             cursor.tile((k0 + k) / Cursor::kCols, w);
+#pragma GCC unroll 8
             for (int c = 0; c < Cursor::kCols; ++c) {
               _mm256_storeu_ps(block + (k + c) * kPanelRows, w[c][0]);
               _mm256_storeu_ps(block + (k + c) * kPanelRows + 8, w[c][1]);

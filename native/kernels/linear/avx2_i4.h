@@ -94,6 +94,7 @@ void decode_dense(const Matrix& m, const Input& in, uint32_t panel, float* out) 
     }
   }
   const __m256 scale = _mm256_set1_ps(in.scales[0]);
+#pragma GCC unroll 8
   for (uint32_t i = 0; i < 4; ++i) store_rows(out, panel * kPanelRows + 8 * i, m.rows, _mm256_mul_ps(f[i], scale));
 }
 
@@ -202,6 +203,7 @@ void multiply(const uint8_t* block, const uint8_t* x, size_t groups, uint32_t ha
     Group present[TB][2];
     if (terms.stored != nullptr) sum(terms.stored + g * kGroupTiles * 128, present);
     const __m256 m0 = quad_scales(terms.mins + g * 32, 2 * half), m1 = quad_scales(terms.mins + g * 32, 2 * half + 1);
+#pragma GCC unroll 8
     for (int i = 0; i < TB; ++i) {
       const __m256i all = _mm256_set1_epi32(terms.sums[i * terms.sum_stride + g]);
       float* f = acc + i * 16;

@@ -61,6 +61,7 @@ void decode_dense(const Matrix& m, const int8_t* x, const uint8_t* b, float scal
     step(t + 1, 2);
   }
   if (t < tiles) step(t, 0);
+#pragma GCC unroll 8
   for (int p = 0; p < P; ++p) {
     const uint32_t row = (panel + static_cast<uint32_t>(p)) * kPanelRows;
     store_i8<Dot>(m, row, _mm256_add_epi32(acc[p][0], acc[p][2]), scale, out);
@@ -143,6 +144,7 @@ void decode_i8_bitmask(const Matrix& m, const Input& in, uint32_t begin, uint32_
 template <class Dot, int TB>
 void multiply(const uint8_t* block, size_t stride, const uint8_t* x, size_t tiles, int32_t* sums) {
   __m256i acc[TB][2];
+#pragma GCC unroll 8
   for (int i = 0; i < TB; ++i) {
     acc[i][0] = load256(sums + i * 16);
     acc[i][1] = load256(sums + i * 16 + 8);
@@ -156,6 +158,7 @@ void multiply(const uint8_t* block, size_t stride, const uint8_t* x, size_t tile
       acc[i][1] = Dot::many(acc[i][1], w1, b);
     }
   }
+#pragma GCC unroll 8
   for (int i = 0; i < TB; ++i) {
     store256(sums + i * 16, acc[i][0]);
     store256(sums + i * 16 + 8, acc[i][1]);

@@ -31,7 +31,8 @@ void run_octet(const Matrix& m, const std::byte* pair, uint32_t pairs, const uin
   const __m256i low_nibble = _mm256_set1_epi8(15);
   // A single token gets two chains.
   __m256i acc[TB == 1 ? 2 : TB];
-  for (auto& a : acc) a = _mm256_setzero_si256();
+#pragma GCC unroll 8
+  for (int i = 0; i < (TB == 1 ? 2 : TB); ++i) acc[i] = _mm256_setzero_si256();
   for (const std::byte* end = pair + pairs * kSlotPairBytes; pair < end; pair += kSlotPairBytes) {
     prefetch(pair + kAhead);
     prefetch(pair + kAhead + 64);
@@ -50,6 +51,7 @@ void run_octet(const Matrix& m, const std::byte* pair, uint32_t pairs, const uin
     }
   }
   if (TB == 1) acc[0] = _mm256_add_epi32(acc[0], acc[TB == 1 ? 1 : 0]);
+#pragma GCC unroll 8
   for (int i = 0; i < TB; ++i) {
     __m256i sum = acc[i];
     if (Dot::kBias != 0) {

@@ -41,6 +41,7 @@ struct DenseF32 {
       : w(reinterpret_cast<const float*>(m.values) + size_t{panel} * tile_count(m) * kPanelRows) {}
   FILIGREE_INLINE void tile(size_t t, float32x4_t (*out)[4]) {
     prefetch(w + t * kPanelRows + 512);
+#pragma GCC unroll 8
     for (int g = 0; g < 4; ++g) out[0][g] = vld1q_f32(w + t * kPanelRows + 4 * g);
   }
 };
@@ -58,6 +59,7 @@ struct DenseBf16 {
       : w(reinterpret_cast<const uint16_t*>(m.values) + size_t{panel} * tile_count(m) * kPanelRows * 2) {}
   FILIGREE_INLINE void tile(size_t t, float32x4_t (*out)[4]) {
     prefetch(w + t * 32 + 1024);
+#pragma GCC unroll 8
     for (int g = 0; g < 4; ++g) widen(vld1q_u16(w + t * 32 + 8 * g), g, out);
   }
 };
@@ -72,6 +74,7 @@ struct BitmaskF32 {
   FILIGREE_INLINE void tile(size_t t, float32x4_t (*out)[4]) {
     const uint32_t mask = masks[t];
     prefetch(w + 256);
+#pragma GCC unroll 8
     for (int g = 0; g < 4; ++g) {
       const uint32_t nibble = mask >> (4 * g) & 15;
       const uint8x16_t values = vreinterpretq_u8_f32(vld1q_f32(w));
@@ -90,6 +93,7 @@ struct BitmaskBf16 {
         masks(reinterpret_cast<const uint8_t*>(m.masks) + size_t{panel} * tile_count(m) * 4) {}
   FILIGREE_INLINE void tile(size_t t, float32x4_t (*out)[4]) {
     prefetch(w + 512);
+#pragma GCC unroll 8
     for (int g = 0; g < 4; ++g) {
       const uint32_t mask = masks[4 * t + g];
       const uint8x16_t values = vreinterpretq_u8_u16(vld1q_u16(w));
@@ -108,15 +112,20 @@ void decode_panels(const Matrix& m, const float* x, uint32_t panel, float* out) 
     for (auto& a : p) a = vdupq_n_f32(0);
   }
   for (size_t t = 0; t < tile_count(m); ++t) {
+#pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
       float32x4_t w[kCols][4];
       cursors[p].tile(t, w);
+#pragma GCC unroll 8
       for (int c = 0; c < kCols; ++c) {
+#pragma GCC unroll 8
         for (int g = 0; g < 4; ++g) acc[p][g] = vfmaq_n_f32(acc[p][g], w[c][g], x[t * kCols + c]);
       }
     }
   }
+#pragma GCC unroll 8
   for (uint32_t p = 0; p < P; ++p) {
+#pragma GCC unroll 8
     for (uint32_t g = 0; g < 4; ++g) store_rows(out, (panel + p) * kPanelRows + 4 * g, m.rows, acc[p][g]);
   }
 }
@@ -131,11 +140,14 @@ void decode(const Matrix& m, const float* x, uint32_t begin, uint32_t end, float
 // sums[kTokenTile][16] += block[cols][16] * x[cols][kTokenTile].
 void multiply(const float* block, const float* x, size_t cols, float* sums) {
   float32x4_t acc[kTokenTile][4];
+#pragma GCC unroll 8
   for (uint32_t i = 0; i < kTokenTile; ++i) {
+#pragma GCC unroll 8
     for (int g = 0; g < 4; ++g) acc[i][g] = vld1q_f32(sums + i * 16 + 4 * g);
   }
   for (size_t k = 0; k < cols; ++k) {
     const float32x4_t b = vld1q_f32(x + k * kTokenTile);
+#pragma GCC unroll 8
     for (int g = 0; g < 4; ++g) {
       const float32x4_t w = vld1q_f32(block + k * 16 + 4 * g);
       acc[0][g] = vfmaq_laneq_f32(acc[0][g], w, b, 0);
@@ -144,7 +156,9 @@ void multiply(const float* block, const float* x, size_t cols, float* sums) {
       acc[3][g] = vfmaq_laneq_f32(acc[3][g], w, b, 3);
     }
   }
+#pragma GCC unroll 8
   for (uint32_t i = 0; i < kTokenTile; ++i) {
+#pragma GCC unroll 8
     for (int g = 0; g < 4; ++g) vst1q_f32(sums + i * 16 + 4 * g, acc[i][g]);
   }
 }
@@ -182,7 +196,9 @@ void batch(const Matrix& m, const X* x, const Input& in, uint32_t begin, uint32_
         for (size_t k = 0; k < n; k += Cursor::kCols) {
           float32x4_t w[Cursor::kCols][4];
           cursor.tile((k0 + k) / Cursor::kCols, w);
+#pragma GCC unroll 8
           for (int c = 0; c < Cursor::kCols; ++c) {
+#pragma GCC unroll 8
             for (int g = 0; g < 4; ++g) vst1q_f32(block + (k + c) * kPanelRows + 4 * g, w[c][g]);
           }
         }
@@ -191,6 +207,7 @@ void batch(const Matrix& m, const X* x, const Input& in, uint32_t begin, uint32_
         }
       }
       for (uint32_t t = 0; t < tokens; ++t) {
+#pragma GCC unroll 8
         for (uint32_t g = 0; g < 4; ++g) {
           store_rows(out + (first + t) * out_stride, panel * kPanelRows + 4 * g, m.rows, vld1q_f32(sums + t * kPanelRows + 4 * g));
         }

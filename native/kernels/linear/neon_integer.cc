@@ -8,14 +8,17 @@ struct LaneDot {
   static void arrange(int8_t*, size_t) {}
   template <int kLane>
   static FILIGREE_INLINE void tile(const int8_t* w, const int8x16_t* b, int32x4_t (*acc)[4]) {
+#pragma GCC unroll 8
     for (int g = 0; g < 4; ++g) {
       const int8x16_t quad = vld1q_s8(w + 64 * kLane + 16 * g);
+#pragma GCC unroll 8
       for (uint32_t i = 0; i < kTokenTile; ++i) acc[i][g] = vdotq_laneq_s32(acc[i][g], quad, b[i], kLane);
     }
   }
   static FILIGREE_INLINE void sum(const int8_t* block, const int8_t* const* x, size_t tiles, int32x4_t (*acc)[4]) {
     for (size_t t = 0; t < tiles; t += 4) {
       int8x16_t b[kTokenTile];
+#pragma GCC unroll 8
       for (uint32_t i = 0; i < kTokenTile; ++i) b[i] = vld1q_s8(x[i] + 4 * t);
       tile<0>(block + t * 64, b, acc);
       tile<1>(block + t * 64, b, acc);

@@ -41,6 +41,7 @@ struct DenseI8 {
   DenseI8(const Matrix& m, uint32_t panel) : w(reinterpret_cast<const int8_t*>(m.values) + size_t{panel} * tile_count(m) * 64) {}
   FILIGREE_INLINE void tile(size_t t, int8x16_t* out) {
     prefetch(w + t * 64 + 2048);
+#pragma GCC unroll 8
     for (int g = 0; g < 4; ++g) out[g] = vld1q_s8(w + t * 64 + 16 * g);
   }
 };
@@ -55,6 +56,7 @@ struct BitmaskI8 {
         masks(reinterpret_cast<const uint8_t*>(m.masks) + size_t{panel} * tile_count(m) * 8) {}
   FILIGREE_INLINE void tile(size_t t, int8x16_t* out) {
     prefetch(w + 1024);
+#pragma GCC unroll 8
     for (int g = 0; g < 4; ++g) {
       const uint8_t* mask = masks + t * 8 + 2 * g;
       out[g] = vreinterpretq_s8_u8(vqtbl1q_u8(vld1q_u8(w), places_of(mask)));
@@ -84,6 +86,7 @@ struct DenseI4 {
       : nibbles(m, panel), w(reinterpret_cast<const uint8_t*>(m.values) + size_t{panel / 2} * tile_count(m) * 64) {}
   FILIGREE_INLINE void tile(size_t t, int8x16_t* out) {
     prefetch(w + t * 64 + 2048);
+#pragma GCC unroll 8
     for (int g = 0; g < 4; ++g) out[g] = vreinterpretq_s8_u8(nibbles(vld1q_u8(w + t * 64 + 16 * g)));
   }
   FILIGREE_INLINE void stored(size_t, int8x16_t*) {}
@@ -102,6 +105,7 @@ struct BitmaskI4 {
         masks(reinterpret_cast<const uint8_t*>(m.masks) + size_t{panel} * tile_count(m) * 8) {}
   FILIGREE_INLINE void tile(size_t t, int8x16_t* out) {
     prefetch(w + 1024);
+#pragma GCC unroll 8
     for (int g = 0; g < 4; ++g) {
       const uint8_t* mask = masks + t * 8 + 2 * g;
       out[g] = vreinterpretq_s8_u8(vqtbl1q_u8(nibbles(vld1q_u8(w)), places_of(mask)));
@@ -110,6 +114,7 @@ struct BitmaskI4 {
   }
   // 1 where an element is stored.
   FILIGREE_INLINE void stored(size_t t, int8x16_t* out) {
+#pragma GCC unroll 8
     for (int g = 0; g < 4; ++g) {
       out[g] = vreinterpretq_s8_u8(vsubq_u8(vdupq_n_u8(1), vshrq_n_u8(places_of(masks + t * 8 + 2 * g), 7)));
     }
@@ -134,13 +139,17 @@ void decode_i8_panels(const Matrix& m, const Input& in, uint32_t panel, float* o
   }
   for (size_t t = 0; t < tile_count(m); ++t) {
     const int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(load_as<int32_t>(in.i8 + 4 * t)));
+#pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
       int8x16_t w[4];
       cursors[p].tile(t, w);
+#pragma GCC unroll 8
       for (int g = 0; g < 4; ++g) acc[p][g] = vdotq_s32(acc[p][g], w[g], x);
     }
   }
+#pragma GCC unroll 8
   for (uint32_t p = 0; p < P; ++p) {
+#pragma GCC unroll 8
     for (uint32_t g = 0; g < 4; ++g) store_i8(m, (panel + p) * kPanelRows + 4 * g, acc[p][g], in.scales[0], out);
   }
 }
@@ -163,7 +172,9 @@ void decode_i4(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, f
     }
     for (size_t group = 0; group < groups; ++group) {
       int32x4_t sums[2][4], present[2][4];
+#pragma GCC unroll 8
       for (int p = 0; p < 2; ++p) {
+#pragma GCC unroll 8
         for (int g = 0; g < 4; ++g) {
           sums[p][g] = vdupq_n_s32(0);
           present[p][g] = vdupq_n_s32(m.has_min && Cursor::kDense ? in.group_sums[group] : 0);
@@ -172,18 +183,23 @@ void decode_i4(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, f
       for (int i = 0; i < Cursor::kGroupTiles; ++i) {
         const size_t t = group * Cursor::kGroupTiles + i;
         const int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(load_as<int32_t>(in.i8 + 4 * t)));
+#pragma GCC unroll 8
         for (int p = 0; p < 2; ++p) {
           int8x16_t w[4];
           cursors[p].tile(t, w);
+#pragma GCC unroll 8
           for (int g = 0; g < 4; ++g) sums[p][g] = vdotq_s32(sums[p][g], w[g], x);
           if (!Cursor::kDense && m.has_min) {
             cursors[p].stored(t, w);
+#pragma GCC unroll 8
             for (int g = 0; g < 4; ++g) present[p][g] = vdotq_s32(present[p][g], w[g], x);
           }
         }
       }
       const size_t at = (size_t{panel / 2} * groups + group) * 32;
+#pragma GCC unroll 8
       for (int p = 0; p < 2; ++p) {
+#pragma GCC unroll 8
         for (int g = 0; g < 4; ++g) {
           f[p][g] = vfmaq_f32(f[p][g], half_floats(m.group_scales + at + 16 * p + 4 * g), vcvtq_f32_s32(sums[p][g]));
           if (!m.has_min) continue;
@@ -191,7 +207,9 @@ void decode_i4(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, f
         }
       }
     }
+#pragma GCC unroll 8
     for (uint32_t p = 0; p < 2; ++p) {
+#pragma GCC unroll 8
       for (uint32_t g = 0; g < 4; ++g) {
         store_rows(out, (panel + p) * kPanelRows + 4 * g, m.rows, vmulq_n_f32(f[p][g], in.scales[0]));
       }
@@ -201,7 +219,9 @@ void decode_i4(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, f
 
 // Adds a group's sums to acc[kTokenTile][16] of f32: terms at the group and the panel's 16 rows.
 FILIGREE_INLINE void add_group(const uint16_t* factors, const int32x4_t (*sums)[4], float* acc) {
+#pragma GCC unroll 8
   for (uint32_t i = 0; i < kTokenTile; ++i) {
+#pragma GCC unroll 8
     for (int g = 0; g < 4; ++g) {
       float* f = acc + i * 16 + 4 * g;
       vst1q_f32(f, vfmaq_f32(vld1q_f32(f), half_floats(factors + 4 * g), vcvtq_f32_s32(sums[i][g])));
@@ -215,15 +235,20 @@ template <class Dot, class Cursor>
 void multiply(const Matrix& m, const Input& in, const int8_t* block, const int8_t* stored, uint32_t panel, size_t t0, size_t tiles,
               uint32_t token, void* sums) {
   const int8_t* x[kTokenTile];
+#pragma GCC unroll 8
   for (uint32_t i = 0; i < kTokenTile; ++i) x[i] = in.i8 + std::min(token + i, in.tokens - 1) * in.stride + 4 * t0;
   int32x4_t acc[kTokenTile][4];
   if constexpr (Cursor::kGroupTiles == 0) {
     int32_t* s = static_cast<int32_t*>(sums);
+#pragma GCC unroll 8
     for (uint32_t i = 0; i < kTokenTile; ++i) {
+#pragma GCC unroll 8
       for (int g = 0; g < 4; ++g) acc[i][g] = vld1q_s32(s + i * 16 + 4 * g);
     }
     Dot::sum(block, x, tiles, acc);
+#pragma GCC unroll 8
     for (uint32_t i = 0; i < kTokenTile; ++i) {
+#pragma GCC unroll 8
       for (int g = 0; g < 4; ++g) vst1q_s32(s + i * 16 + 4 * g, acc[i][g]);
     }
   } else {
@@ -237,6 +262,7 @@ void multiply(const Matrix& m, const Input& in, const int8_t* block, const int8_
       Dot::sum(block + group * Cursor::kGroupTiles * 64, x, Cursor::kGroupTiles, acc);
       add_group(m.group_scales + at + group * 32, acc, f);
       if (m.has_min) {
+#pragma GCC unroll 8
         for (uint32_t i = 0; i < kTokenTile; ++i) {
           const int32_t all = in.group_sums[std::min(token + i, in.tokens - 1) * in.group_stride + first + group];
           for (auto& a : acc[i]) a = vdupq_n_s32(Cursor::kDense ? all : 0);
@@ -268,10 +294,12 @@ void batch(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float
           int8x16_t w[4];
           for (size_t t = 0; t < n; ++t) {
             cursors[p].tile(t0 + t, w);
+#pragma GCC unroll 8
             for (int g = 0; g < 4; ++g) vst1q_s8(to + t * 64 + 16 * g, w[g]);
             if constexpr (Cursor::kGroupTiles != 0 && !Cursor::kDense) {
               if (!m.has_min) continue;
               cursors[p].stored(t0 + t, w);
+#pragma GCC unroll 8
               for (int g = 0; g < 4; ++g) vst1q_s8(stored + p * kBlockBytes + t * 64 + 16 * g, w[g]);
             }
           }
@@ -287,6 +315,7 @@ void batch(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float
       for (uint32_t i = 0; i < tokens; ++i) {
         float* to = out + (first + i) * out_stride;
         for (uint32_t p = 0; p < panels; ++p) {
+#pragma GCC unroll 8
           for (uint32_t g = 0; g < 4; ++g) {
             const uint32x4_t s = vld1q_u32(sums + (p * kTokenChunk + i) * 16 + 4 * g);
             const uint32_t row = (panel + p) * kPanelRows + 4 * g;
