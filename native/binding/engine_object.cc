@@ -215,7 +215,7 @@ void EngineObject::open_slot(const Napi::CallbackInfo& info) {
 
 void EngineObject::close_slot(const Napi::CallbackInfo& info) {
   require_ready(info.Env());
-  const auto slot = static_cast<int32_t>(Field(info[0], "slot").integer(0, int64_t{info_.limits.slots} - 1));
+  const auto slot = static_cast<int32_t>(Field(info[0], "slot").integer(0, int64_t{limits_.slots} - 1));
   thread_->post([host = host_, slot] { host->engine->close_slot(slot); });
 }
 
@@ -230,6 +230,7 @@ Napi::Value EngineObject::step(const Napi::CallbackInfo& info) {
     std::exception_ptr failure;
     auto result = std::make_shared<StepResult>();
     try {
+      if (!host->engine) throw Error(ErrorCode::invalid_argument, "the engine is closed");
       host->engine->step(task->record, *result);
     } catch (...) {
       failure = std::current_exception();

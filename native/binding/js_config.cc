@@ -14,8 +14,6 @@ uint32_t u32(const Field& field, int64_t low = 1) { return static_cast<uint32_t>
 
 int32_t i32(const Field& field) { return static_cast<int32_t>(field.integer(1, kInt32)); }
 
-int32_t i32(const Field& field) { return static_cast<int32_t>(field.integer(1, kInt32)); }
-
 template <typename T>
 T one_of(const Field& field, std::initializer_list<std::pair<const char*, T>> names) {
   const std::string text = field.string();

@@ -4,12 +4,13 @@
 #include <functional>
 #include <utility>
 
+#include "base/bandwidth.h"
 #include "base/cpu_features.h"
 #include "base/cpu_limits.h"
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "binding/js_config.h"
-#include "kernels/linear/measure.h"
+#include "kernels/linear/linear.h"
 
 namespace filigree::js {
 namespace {
@@ -104,13 +105,10 @@ Napi::Value cpu_info(const Napi::CallbackInfo& info) {
 
 Napi::Value read_bandwidth(const Napi::CallbackInfo& info) {
   const auto threads = static_cast<int>(Field(info[0], "threads").integer(1, 1024));
-  const auto bytes = static_cast<size_t>(Field(info[1], "bytes").integer_or(int64_t{256} << 20, 1 << 20, int64_t{1} << 34));
+  const auto bytes = static_cast<size_t>(Field(info[1], "bytesPerThread").integer_or(int64_t{256} << 20, 1 << 20, int64_t{1} << 34));
   const auto rounds = static_cast<int>(Field(info[2], "rounds").integer_or(5, 1, 1000));
   return Task<double>::run(
-      info.Env(), [=] {
-        ThreadPool pool(threads);
-        return linear::measure_read_bandwidth(pool, bytes, rounds) / 1e9;
-      },
+      info.Env(), [=] { return measure_read_bandwidth(threads, bytes, rounds) / 1e9; },
       [](Napi::Env env, const double& gbps) -> Napi::Value { return Napi::Number::New(env, gbps); });
 }
 

@@ -137,8 +137,8 @@ export interface ZeroCount {
 export interface NativeAddon {
   Engine: new () => NativeEngine;
   cpuInfo(): NativeInfo;
-  /** GB/s at which so many threads read `bytes` (256 MiB) of memory. */
-  measureReadBandwidth(threads: number, bytes?: number, rounds?: number): Promise<number>;
+  /** GB/s at which so many threads read memory, each its own bytes (256 MiB). */
+  measureReadBandwidth(threads: number, bytesPerThread?: number, rounds?: number): Promise<number>;
   countZeros(tensor: TensorEntry, files: string[]): Promise<ZeroCount>;
   /** Rows [row, row + count) of a tensor as f32, [count][columns]. */
   readRows(tensor: TensorEntry, files: string[], row: number, count: number): Promise<Float32Array>;
