@@ -46,6 +46,7 @@ struct Stream {
 
   Stream(const Matrix& m, uint32_t panel) {
     const size_t tiles = tile_count(m);
+#pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
       const size_t at = panel + static_cast<uint32_t>(p);
       value[p] = kSparse ? m.values + m.offsets[at] : m.values + at * tiles * 64;
@@ -74,10 +75,13 @@ template <class Op, int P, int T, bool kSparse>
 void stream_block(const Matrix& m, const Input& in, const Dwords& x, uint32_t panel, uint32_t token, float* out, size_t out_stride) {
   Stream<Op, P, kSparse> stream(m, panel);
   __m512i acc[P][T];
+#pragma GCC unroll 8
   for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 8
     for (int t = 0; t < T; ++t) acc[p][t] = _mm512_setzero_si512();
   }
   const std::byte* row[T];
+#pragma GCC unroll 8
   for (int t = 0; t < T; ++t) row[t] = x.data + (token + static_cast<uint32_t>(t)) * x.stride;
   const size_t tiles = tile_count(m);
   for (size_t k = 0; k < tiles; ++k) {
@@ -91,7 +95,9 @@ void stream_block(const Matrix& m, const Input& in, const Dwords& x, uint32_t pa
       for (int p = 0; p < P; ++p) acc[p][t] = Op::dot(acc[p][t], w[p], a);
     }
   }
+#pragma GCC unroll 8
   for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
       const uint32_t at = panel + static_cast<uint32_t>(p), token_at = token + static_cast<uint32_t>(t);
       _mm512_mask_storeu_ps(out + token_at * out_stride + at * kPanelRows, row_mask(m, at), Op::finish(acc[p][t], m, in, at, token_at));
@@ -105,11 +111,15 @@ template <class Op, int P, int T>
 void multiply_block(const std::byte* const* w, size_t step, const Dwords& x, uint32_t token, size_t first_tile, size_t tiles, __m512i* saved,
                     bool first, bool prefetch, __m512i (&acc)[P][T]) {
   const std::byte* row[T];
+#pragma GCC unroll 8
   for (int t = 0; t < T; ++t) row[t] = x.data + (token + static_cast<uint32_t>(t)) * x.stride + 4 * first_tile;
+#pragma GCC unroll 8
   for (int t = 0; t < T; ++t) {
+#pragma GCC unroll 8
     for (int p = 0; p < P; ++p) acc[p][t] = first ? _mm512_setzero_si512() : saved[(token + static_cast<uint32_t>(t)) * P + static_cast<uint32_t>(p)];
   }
   const std::byte* base[P];
+#pragma GCC unroll 8
   for (int p = 0; p < P; ++p) base[p] = w[p];
   const int ahead = prefetch ? kPrefetchDense : 0;
   for (size_t k = 0; k < tiles; ++k) {
@@ -141,7 +151,9 @@ void chunk_tokens(const Matrix& m, const Input& in, const Dwords& x, const Chunk
                   size_t out_stride) {
   __m512i acc[P][T];
   multiply_block<Op, P, T>(c.w, c.step, x, token, c.first_tile, c.tiles, c.saved, c.first, c.dense && token == 0, acc);
+#pragma GCC unroll 8
   for (int t = 0; t < T; ++t) {
+#pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
       const uint32_t at = panel + static_cast<uint32_t>(p), token_at = token + static_cast<uint32_t>(t);
       if (c.last) {
@@ -208,8 +220,10 @@ void run_chunked(const Matrix& m, const Input& in, const Dwords& x, uint32_t beg
 #pragma GCC unroll 8
           for (int p = 0; p < P; ++p) _mm512_store_si512(workspace + (i * P + static_cast<size_t>(p)) * 64, stream.next(p, k + i));
         }
+#pragma GCC unroll 8
         for (int p = 0; p < P; ++p) w[p] = workspace + p * 64;
       } else {
+#pragma GCC unroll 8
         for (int p = 0; p < P; ++p) w[p] = stream.value[p] + k * 64;
       }
       const Chunk c{w, kSparse ? P * 64u : 64u, k, count, saved, k == 0, k + count == tiles, !kSparse};

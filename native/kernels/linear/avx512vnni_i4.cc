@@ -22,8 +22,10 @@ struct PairStream {
 
   PairStream(const Matrix& m, uint32_t panel) {
     const size_t tiles = tile_count(m);
+#pragma GCC unroll 8
     for (int q = 0; q < Q; ++q) {
       const size_t pair = panel / 2 + static_cast<uint32_t>(q);
+#pragma GCC unroll 8
       for (int h = 0; h < 2; ++h) {
         value[q][h] = kSparse ? m.values + m.offsets[pair] : m.values + pair * tiles * 64;
         mask[q][h] = kSparse ? m.masks + (2 * pair + static_cast<size_t>(h)) * tiles * 8 : nullptr;
@@ -78,11 +80,14 @@ void stream_pairs(const Matrix& m, const Input& in, uint32_t panel, uint32_t tok
   PairStream<Q, kSparse, kMin> stream(m, panel);
   const size_t groups = group_count(m), group_tiles = group_size(m.format) / 4;
   __m512 f[Q][2][T];
+#pragma GCC unroll 8
   for (int q = 0; q < Q; ++q) {
+#pragma GCC unroll 8
     for (int t = 0; t < T; ++t) f[q][0][t] = f[q][1][t] = _mm512_setzero_ps();
   }
   const int8_t* row[T];
   const int32_t* sums[T];
+#pragma GCC unroll 8
   for (int t = 0; t < T; ++t) {
     row[t] = in.i8 + (token + static_cast<uint32_t>(t)) * in.stride;
     sums[t] = in.group_sums + (token + static_cast<uint32_t>(t)) * in.group_stride;
@@ -116,11 +121,13 @@ void stream_pairs(const Matrix& m, const Input& in, uint32_t panel, uint32_t tok
         }
       }
     }
+#pragma GCC unroll 8
     for (int q = 0; q < Q; ++q) {
       const size_t at = ((panel / 2 + static_cast<size_t>(q)) * groups + g) * 2 * kPanelRows;
 #pragma GCC unroll 2
       for (int h = 0; h < 2; ++h) {
         const size_t s = at + static_cast<size_t>(h) * kPanelRows;
+#pragma GCC unroll 8
         for (int t = 0; t < T; ++t) {
           f[q][h][t] = add_group<kSparse, kMin>(f[q][h][t], acc[q][h][t], present_sum[q][h][t], sums[t][g], m.group_scales + s,
                                                 kMin ? m.group_mins + s : nullptr);
@@ -128,8 +135,11 @@ void stream_pairs(const Matrix& m, const Input& in, uint32_t panel, uint32_t tok
       }
     }
   }
+#pragma GCC unroll 8
   for (int q = 0; q < Q; ++q) {
+#pragma GCC unroll 8
     for (int h = 0; h < 2; ++h) {
+#pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
         store(f[q][h][t], m, in, panel + static_cast<uint32_t>(2 * q + h), token + static_cast<uint32_t>(t), out, out_stride);
       }
@@ -150,6 +160,7 @@ void multiply_groups(const Matrix& m, const Input& in, const Expanded& e, uint32
   constexpr int P = 2 * Q;
   const size_t all_groups = group_count(m), group_tiles = group_size(m.format) / 4;
   const int8_t* row[T];
+#pragma GCC unroll 8
   for (int t = 0; t < T; ++t) row[t] = in.i8 + (token + static_cast<uint32_t>(t)) * in.stride + 4 * e.first_group * group_tiles;
   const std::byte* codes = e.codes;
   const std::byte* present = e.present;

@@ -88,6 +88,7 @@ void multiply_slots(const Matrix& m, const Input& in, const Dwords& x, const std
                     uint32_t token, float* out, size_t out_stride) {
   const std::byte* row[T];
   __m512i acc[T];
+#pragma GCC unroll 8
   for (int t = 0; t < T; ++t) {
     row[t] = x.data + (token + static_cast<uint32_t>(t)) * x.stride;
     acc[t] = _mm512_setzero_si512();
@@ -103,6 +104,7 @@ void multiply_slots(const Matrix& m, const Input& in, const Dwords& x, const std
       for (int t = 0; t < T; ++t) acc[t] = _mm512_dpbusd_epi32(acc[t], _mm512_permutexvar_epi8(column, a[t]), code);
     }
   }
+#pragma GCC unroll 8
   for (int t = 0; t < T; ++t) {
     const uint32_t at = token + static_cast<uint32_t>(t);
     _mm512_mask_storeu_ps(out + at * out_stride + panel * kPanelRows, row_mask(m, panel), I8::finish(acc[t], m, in, panel, at));
