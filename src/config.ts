@@ -4,22 +4,6 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { FiligreeError } from './errors.js';
 
-function findPackage(): { root: string; version: string } {
-  const here = dirname(fileURLToPath(import.meta.url));
-  for (let folder = here; folder !== dirname(folder); folder = dirname(folder)) {
-    try {
-      const { name, version } = JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8'));
-      if (name === 'filigree') return { root: folder, version };
-    } catch {
-      // Not here: one up.
-    }
-  }
-  throw new FiligreeError('io_error', `${here} does not lie in the filigree package. Install it again.`);
-}
-
-/** The folder that holds package.json, models/ and build/, from the sources as from what they compile to. */
-export const packageRoot = (): string => findPackage().root;
-
 /** The package's own folder, wherever it is installed and whether this file runs from source or compiled. */
 export const PACKAGE_ROOT: string = (() => {
   const here = dirname(fileURLToPath(import.meta.url));
