@@ -28,20 +28,23 @@ struct Fixture {
   std::vector<int32_t> table;
   std::vector<float> q;
 
-  Fixture(const Shape& s, const AttentionOps& ops, uint64_t seed) : shape(s), kv{s.type, s.kv_heads, s.head_dim} {
+  Fixture(const Shape& s, const AttentionOps& ops, uint64_t seed)
+      : shape(s), kv{s.type, s.kv_heads, s.head_dim} {
     const size_t blocks = (static_cast<size_t>(s.tokens) + 15) / 16;
     arena = AlignedBuffer((blocks + 2) * kv.bytes_per_block());
     std::memset(arena.data(), 0xff, arena.size());
     Random random(seed);
     for (size_t b = 0; b < blocks; ++b) table.push_back(static_cast<int32_t>(b + 1));
-    for (size_t b = blocks; b > 1; --b) std::swap(table[b - 1], table[random.below(static_cast<uint32_t>(b))]);
+    for (size_t b = blocks; b > 1; --b)
+      std::swap(table[b - 1], table[random.below(static_cast<uint32_t>(b))]);
     const size_t row = static_cast<size_t>(s.kv_heads) * static_cast<size_t>(s.head_dim);
     std::vector<float> k(row), v(row);
     for (int t = 0; t < s.tokens; ++t) {
       for (float& x : k) x = random.normal();
       for (float& x : v) x = random.normal();
-      ops.store_kv(kv, arena.data() + static_cast<size_t>(table[static_cast<size_t>(t / 16)]) * kv.bytes_per_block(), t % 16,
-                   k.data(), v.data());
+      ops.store_kv(
+          kv, arena.data() + static_cast<size_t>(table[static_cast<size_t>(t / 16)]) * kv.bytes_per_block(),
+          t % 16, k.data(), v.data());
     }
     q.resize(static_cast<size_t>(s.tokens) * width());
     for (float& x : q) x = random.normal();
@@ -52,7 +55,8 @@ struct Fixture {
 
   // The stored number, read by the layout's description alone.
   double element(bool key, int token, int head, int d) const {
-    const std::byte* at = arena.data() + static_cast<size_t>(table[static_cast<size_t>(token / 16)]) * kv.bytes_per_block() +
+    const std::byte* at = arena.data() +
+                          static_cast<size_t>(table[static_cast<size_t>(token / 16)]) * kv.bytes_per_block() +
                           static_cast<size_t>(head) * kv.head_bytes();
     const size_t slot = static_cast<size_t>(token % 16), dim = static_cast<size_t>(d);
     const size_t index = key ? dim * 16 + slot : slot * kv.padded_dim() + dim;
@@ -66,7 +70,8 @@ struct Fixture {
         return bf16_to_f32(reinterpret_cast<const uint16_t*>(data)[index]);
       case KvType::i8:
         return static_cast<double>(reinterpret_cast<const int8_t*>(data)[index]) *
-               reinterpret_cast<const float*>(at + (key ? kv.key_scales_offset() : kv.value_scales_offset()))[slot];
+               reinterpret_cast<const float*>(
+                   at + (key ? kv.key_scales_offset() : kv.value_scales_offset()))[slot];
     }
     return 0;
   }
@@ -85,8 +90,8 @@ struct Fixture {
       sequence.q_stride = sequence.out_stride = width();
       sequence.out = out.data() + static_cast<size_t>(at) * width();
       plan.build({&sequence, 1}, shape.window);
-      const AttendArgs args = {kv,      arena.data(),  kv.bytes_per_block(), shape.heads,
-                               scale(), shape.window, &sequence,            plan.partials()};
+      const AttendArgs args = {kv,           arena.data(), kv.bytes_per_block(), shape.heads, scale(),
+                               shape.window, &sequence,    plan.partials()};
       for (const AttendItem& item : plan.items()) ops.attend(args, item, workspace.as<float>());
       for (const CombineItem& item : plan.combines()) ops.combine(args, item);
     }
@@ -99,7 +104,8 @@ struct Fixture {
     std::vector<double> p(static_cast<size_t>(query + 1));
     for (int h = 0; h < shape.heads; ++h) {
       double max = -1e300, sum = 0, reach = 0;
-      const float* x = q.data() + static_cast<size_t>(query) * width() + static_cast<size_t>(h) * static_cast<size_t>(shape.head_dim);
+      const float* x = q.data() + static_cast<size_t>(query) * width() +
+                       static_cast<size_t>(h) * static_cast<size_t>(shape.head_dim);
       for (int t = first; t <= query; ++t) {
         double s = 0, magnitude = 0;
         for (int d = 0; d < shape.head_dim; ++d) {
@@ -111,10 +117,12 @@ struct Fixture {
         max = std::max(max, s * scale());
         reach = std::max(reach, magnitude * scale());
       }
-      for (int t = first; t <= query; ++t) sum += p[static_cast<size_t>(t)] = std::exp(p[static_cast<size_t>(t)] - max);
+      for (int t = first; t <= query; ++t)
+        sum += p[static_cast<size_t>(t)] = std::exp(p[static_cast<size_t>(t)] - max);
       // A score is off by (head_dim + 4) roundings of its magnitude, which the exponential turns into a relative error of p;
       // the weighted sum adds one rounding per token and a few per chunk.
-      const double relative = (2 * reach * (shape.head_dim + 4) + query + 16 * (query / kAttentionChunk + 1)) * 0x1p-24;
+      const double relative =
+          (2 * reach * (shape.head_dim + 4) + query + 16 * (query / kAttentionChunk + 1)) * 0x1p-24;
       for (int d = 0; d < shape.head_dim; ++d) {
         double y = 0, size = 0;
         for (int t = first; t <= query; ++t) {
@@ -122,8 +130,8 @@ struct Fixture {
           y += term;
           size += std::abs(term);
         }
-        check_near(out[static_cast<size_t>(query) * width() + static_cast<size_t>(h * shape.head_dim + d)], y, relative * size + 1e-30,
-                   "attention");
+        check_near(out[static_cast<size_t>(query) * width() + static_cast<size_t>(h * shape.head_dim + d)], y,
+                   relative * size + 1e-30, "attention");
       }
     }
   }
@@ -144,10 +152,12 @@ FILIGREE_ISA_TEST(attention_matches_formula_and_scalar, "scalar avx2 avx512 neon
     for (KvType type : kTypes) {
       shape.type = type;
       Fixture f(shape, ops, 21), reference(shape, scalar, 21);
-      check(std::memcmp(f.arena.data(), reference.arena.data(), f.arena.size()) == 0, "stored blocks differ from scalar");
+      check(std::memcmp(f.arena.data(), reference.arena.data(), f.arena.size()) == 0,
+            "stored blocks differ from scalar");
       const std::vector<float> out = f.run(ops, 0, shape.tokens, shape.tokens, 1);
       check(out == reference.run(scalar, 0, shape.tokens, shape.tokens, 1), "differs from scalar");
-      for (int query = 0; query < shape.tokens; query += 1 + shape.tokens / 12) f.check_against_formula(out, query);
+      for (int query = 0; query < shape.tokens; query += 1 + shape.tokens / 12)
+        f.check_against_formula(out, query);
       f.check_against_formula(out, shape.tokens - 1);
     }
   }
@@ -165,7 +175,9 @@ FILIGREE_ISA_TEST(attention_does_not_depend_on_chunking_or_parts, "scalar avx2 a
     const std::vector<float> decode = f.run(ops, shape.tokens - 40, shape.tokens, 1, 1);
     const std::vector<float> split = f.run(ops, shape.tokens - 40, shape.tokens, 1, 16);
     const size_t from = static_cast<size_t>(shape.tokens - 40) * f.width();
-    check(std::equal(decode.begin() + static_cast<long>(from), decode.end(), whole.begin() + static_cast<long>(from)), "decode");
+    check(std::equal(decode.begin() + static_cast<long>(from), decode.end(),
+                     whole.begin() + static_cast<long>(from)),
+          "decode");
     check(split == decode, "decode in parts");
     f.check_against_formula(whole, shape.tokens - 1);
     f.check_against_formula(whole, 600);
@@ -224,7 +236,8 @@ FILIGREE_TEST(attention_plan_covers_every_key_once) {
       }
     }
     check_equal(planned, expected);
-    for (const std::vector<int>& s : seen) check(std::all_of(s.begin(), s.end(), [](int n) { return n == 1; }));
+    for (const std::vector<int>& s : seen)
+      check(std::all_of(s.begin(), s.end(), [](int n) { return n == 1; }));
   }
 }
 

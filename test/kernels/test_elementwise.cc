@@ -150,8 +150,10 @@ FILIGREE_ISA_TEST(rope_rotation_matches, "scalar avx2 avx512 neon") {
       check(row.guarded(), kGuard);
       for (size_t h = 0; h < heads; ++h) {
         for (size_t i = 0; i < head_dim / 2; ++i) {
-          const double a = before.data()[h * head_dim + i], b = before.data()[h * head_dim + i + head_dim / 2];
-          const double size = std::abs(a) + std::abs(b), bound = 4 * 0x1p-24 * size * (std::abs(c.data()[i]) + std::abs(s.data()[i]));
+          const double a = before.data()[h * head_dim + i],
+                       b = before.data()[h * head_dim + i + head_dim / 2];
+          const double size = std::abs(a) + std::abs(b),
+                       bound = 4 * 0x1p-24 * size * (std::abs(c.data()[i]) + std::abs(s.data()[i]));
           check_near(row.data()[h * head_dim + i], a * c.data()[i] - b * s.data()[i], bound);
           check_near(row.data()[h * head_dim + i + head_dim / 2], b * c.data()[i] + a * s.data()[i], bound);
         }
@@ -210,7 +212,8 @@ FILIGREE_ISA_TEST(group_sums_are_exact, "scalar avx2 avx512 neon") {
   for (size_t n = 1; n <= 300; ++n) {
     for (size_t group : {size_t{1}, size_t{7}, size_t{32}, size_t{128}, size_t{1000}}) {
       Row<int8_t> q(n);
-      for (size_t i = 0; i < n; ++i) q.data()[i] = static_cast<int8_t>(static_cast<int>(random.below(256)) - 128);
+      for (size_t i = 0; i < n; ++i)
+        q.data()[i] = static_cast<int8_t>(static_cast<int>(random.below(256)) - 128);
       if (n % 3 == 0) std::memset(q.data(), -128, n);
       std::vector<int32_t> sums((n + group - 1) / group + 1, 99), expected = sums;
       for (size_t g = 0; g * group < n; ++g) {
