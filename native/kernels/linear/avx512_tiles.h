@@ -70,6 +70,17 @@ struct Stream {
   }
 };
 
+// GCC keeps an array in registers only where it unrolls every loop over it, which it refuses for bodies as long as the ones
+// that finish a sum: those work on a copy.
+template <class V, int P, int T>
+__attribute__((always_inline)) inline void copy(const V (&from)[P][T], V (&to)[P][T]) {
+#pragma GCC unroll 8
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) to[p][t] = from[p][t];
+  }
+}
+
 // Few tokens: every tile goes from memory through a register into all accumulators.
 template <class Op, int P, int T, bool kSparse>
 void stream_block(const Matrix& m, const Input& in, const Dwords& x, uint32_t panel, uint32_t token, float* out, size_t out_stride) {
@@ -95,12 +106,12 @@ void stream_block(const Matrix& m, const Input& in, const Dwords& x, uint32_t pa
       for (int p = 0; p < P; ++p) acc[p][t] = Op::dot(acc[p][t], w[p], a);
     }
   }
-#pragma GCC unroll 8
+  __m512i sum[P][T];
+  copy(acc, sum);
   for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
       const uint32_t at = panel + static_cast<uint32_t>(p), token_at = token + static_cast<uint32_t>(t);
-      _mm512_mask_storeu_ps(out + token_at * out_stride + at * kPanelRows, row_mask(m, at), Op::finish(acc[p][t], m, in, at, token_at));
+      _mm512_mask_storeu_ps(out + token_at * out_stride + at * kPanelRows, row_mask(m, at), Op::finish(sum[p][t], m, in, at, token_at));
     }
   }
 }
@@ -151,15 +162,15 @@ void chunk_tokens(const Matrix& m, const Input& in, const Dwords& x, const Chunk
                   size_t out_stride) {
   __m512i acc[P][T];
   multiply_block<Op, P, T>(c.w, c.step, x, token, c.first_tile, c.tiles, c.saved, c.first, c.dense && token == 0, acc);
-#pragma GCC unroll 8
+  __m512i sum[P][T];
+  copy(acc, sum);
   for (int t = 0; t < T; ++t) {
-#pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
       const uint32_t at = panel + static_cast<uint32_t>(p), token_at = token + static_cast<uint32_t>(t);
       if (c.last) {
-        _mm512_mask_storeu_ps(out + token_at * out_stride + at * kPanelRows, row_mask(m, at), Op::finish(acc[p][t], m, in, at, token_at));
+        _mm512_mask_storeu_ps(out + token_at * out_stride + at * kPanelRows, row_mask(m, at), Op::finish(sum[p][t], m, in, at, token_at));
       } else {
-        c.saved[token_at * P + static_cast<uint32_t>(p)] = acc[p][t];
+        c.saved[token_at * P + static_cast<uint32_t>(p)] = sum[p][t];
       }
     }
   }
@@ -194,7 +205,7 @@ void for_panel_blocks(uint32_t begin, uint32_t end, const Body& body) {
   if (p < end) body.template operator()<1>(p);
 }
 
-// 1..6 tokens.
+// A batch: blocks of tokens share what the first left in cache of four panels.
 template <class Op, bool kSparse>
 void run_stream(const Matrix& m, const Input& in, const Dwords& x, uint32_t begin, uint32_t end, float* out, size_t out_stride) {
   for_panel_blocks(begin, end, [&]<int P>(uint32_t panel) {
@@ -204,7 +215,7 @@ void run_stream(const Matrix& m, const Input& in, const Dwords& x, uint32_t begi
 
 constexpr size_t chunked_workspace(uint32_t tokens) { return size_t{chunk_tiles(tokens)} * 4 * 64 + size_t{tokens} * 4 * 64; }
 
-// 7 tokens and more: a chunk of K of four panels is expanded once and multiplied with every token.
+// Larger batches and prefill: a chunk of K of four panels is expanded once and multiplied with every token.
 template <class Op, bool kSparse>
 void run_chunked(const Matrix& m, const Input& in, const Dwords& x, uint32_t begin, uint32_t end, float* out, size_t out_stride,
                  std::byte* workspace) {

@@ -7,11 +7,6 @@
 namespace filigree::linear {
 namespace {
 
-struct GroupScales {
-  const uint16_t* scale;  // of the current group: 32 rows of a pair
-  const uint16_t* min;
-};
-
 inline __m512 widen(const uint16_t* halves) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves))); }
 
 // Tiles of Q pairs of panels; panel 2q is [q][0], 2q + 1 is [q][1].
@@ -60,12 +55,11 @@ struct PairStream {
 
 // f after one group, in the order of linear.h.
 template <bool kSparse, bool kMin>
-__attribute__((always_inline)) inline __m512 add_group(__m512 f, __m512i acc, __m512i present_sum, int32_t sum, const uint16_t* scale,
-                                                       const uint16_t* min) {
-  f = _mm512_fmadd_ps(widen(scale), _mm512_cvtepi32_ps(acc), f);
+__attribute__((always_inline)) inline __m512 add_group(__m512 f, __m512i acc, __m512i present_sum, int32_t sum, __m512 scale, __m512 min) {
+  f = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(acc), f);
   if constexpr (kMin) {
     const __m512 s = kSparse ? _mm512_cvtepi32_ps(present_sum) : _mm512_set1_ps(static_cast<float>(sum));
-    f = _mm512_fmadd_ps(widen(min), s, f);
+    f = _mm512_fmadd_ps(min, s, f);
   }
   return f;
 }
@@ -77,30 +71,27 @@ inline void store(__m512 f, const Matrix& m, const Input& in, uint32_t panel, ui
 // One or two tokens straight from memory.
 template <int Q, int T, bool kSparse, bool kMin>
 void stream_pairs(const Matrix& m, const Input& in, uint32_t panel, uint32_t token, float* out, size_t out_stride) {
+  constexpr int P = 2 * Q;
   PairStream<Q, kSparse, kMin> stream(m, panel);
   const size_t groups = group_count(m), group_tiles = group_size(m.format) / 4;
-  __m512 f[Q][2][T];
-#pragma GCC unroll 8
-  for (int q = 0; q < Q; ++q) {
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) f[q][0][t] = f[q][1][t] = _mm512_setzero_ps();
-  }
+  __m512 f[P][T];
   const int8_t* row[T];
   const int32_t* sums[T];
-#pragma GCC unroll 8
+#pragma GCC unroll 2
   for (int t = 0; t < T; ++t) {
     row[t] = in.i8 + (token + static_cast<uint32_t>(t)) * in.stride;
     sums[t] = in.group_sums + (token + static_cast<uint32_t>(t)) * in.group_stride;
+    for (int p = 0; p < P; ++p) f[p][t] = _mm512_setzero_ps();
   }
   for (size_t g = 0; g < groups; ++g) {
-    __m512i acc[Q][2][T], present_sum[Q][2][T];
+    __m512i acc[P][T], present_acc[P][T];
 #pragma GCC unroll 2
     for (int t = 0; t < T; ++t) {
       const __m512i start = kMin ? _mm512_setzero_si512() : _mm512_set1_epi32(-8 * sums[t][g]);
-#pragma GCC unroll 2
-      for (int q = 0; q < Q; ++q) {
-        acc[q][0][t] = acc[q][1][t] = start;
-        present_sum[q][0][t] = present_sum[q][1][t] = _mm512_setzero_si512();
+#pragma GCC unroll 4
+      for (int p = 0; p < P; ++p) {
+        acc[p][t] = start;
+        present_acc[p][t] = _mm512_setzero_si512();
       }
     }
     for (size_t k = g * group_tiles; k < (g + 1) * group_tiles; ++k) {
@@ -115,34 +106,24 @@ void stream_pairs(const Matrix& m, const Input& in, uint32_t panel, uint32_t tok
         for (int h = 0; h < 2; ++h) {
 #pragma GCC unroll 2
           for (int t = 0; t < T; ++t) {
-            acc[q][h][t] = _mm512_dpbusd_epi32(acc[q][h][t], w[h], a[t]);
-            if (kSparse && kMin) present_sum[q][h][t] = _mm512_dpbusd_epi32(present_sum[q][h][t], present[h], a[t]);
+            acc[2 * q + h][t] = _mm512_dpbusd_epi32(acc[2 * q + h][t], w[h], a[t]);
+            if constexpr (kSparse && kMin) present_acc[2 * q + h][t] = _mm512_dpbusd_epi32(present_acc[2 * q + h][t], present[h], a[t]);
           }
         }
       }
     }
-#pragma GCC unroll 8
-    for (int q = 0; q < Q; ++q) {
-      const size_t at = ((panel / 2 + static_cast<size_t>(q)) * groups + g) * 2 * kPanelRows;
-#pragma GCC unroll 2
-      for (int h = 0; h < 2; ++h) {
-        const size_t s = at + static_cast<size_t>(h) * kPanelRows;
-#pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) {
-          f[q][h][t] = add_group<kSparse, kMin>(f[q][h][t], acc[q][h][t], present_sum[q][h][t], sums[t][g], m.group_scales + s,
-                                                kMin ? m.group_mins + s : nullptr);
-        }
-      }
+    __m512i sum[P][T], present_sum[P][T];
+    copy(acc, sum);
+    copy(present_acc, present_sum);
+    for (int p = 0; p < P; ++p) {
+      const size_t s = ((panel / 2 + static_cast<size_t>(p / 2)) * groups + g) * 2 * kPanelRows + static_cast<size_t>(p % 2) * kPanelRows;
+      const __m512 scale = widen(m.group_scales + s), min = kMin ? widen(m.group_mins + s) : _mm512_setzero_ps();
+      for (int t = 0; t < T; ++t) f[p][t] = add_group<kSparse, kMin>(f[p][t], sum[p][t], present_sum[p][t], sums[t][g], scale, min);
     }
   }
-#pragma GCC unroll 8
-  for (int q = 0; q < Q; ++q) {
-#pragma GCC unroll 8
-    for (int h = 0; h < 2; ++h) {
-#pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) {
-        store(f[q][h][t], m, in, panel + static_cast<uint32_t>(2 * q + h), token + static_cast<uint32_t>(t), out, out_stride);
-      }
+  for (int p = 0; p < P; ++p) {
+    for (int t = 0; t < T; ++t) {
+      store(f[p][t], m, in, panel + static_cast<uint32_t>(p), token + static_cast<uint32_t>(t), out, out_stride);
     }
   }
 }
@@ -185,11 +166,12 @@ void multiply_groups(const Matrix& m, const Input& in, const Expanded& e, uint32
         for (int p = 0; p < P; ++p) acc[p][t] = _mm512_dpbusd_epi32(acc[p][t], w[p], a);
       }
     }
+    __m512i sum[P][T];
+    copy(acc, sum);
     const size_t first_tile = i * group_tiles;
-#pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
       const size_t s = ((panel + static_cast<size_t>(p)) / 2 * all_groups + g) * 2 * kPanelRows + static_cast<size_t>(p % 2) * kPanelRows;
-#pragma GCC unroll 8
+      const __m512 scale = widen(m.group_scales + s), min = kMin ? widen(m.group_mins + s) : _mm512_setzero_ps();
       for (int t = 0; t < T; ++t) {
         __m512& f = e.saved[(token + static_cast<uint32_t>(t)) * P + static_cast<uint32_t>(p)];
         __m512i present_sum = _mm512_setzero_si512();
@@ -199,8 +181,7 @@ void multiply_groups(const Matrix& m, const Input& in, const Expanded& e, uint32
                                               broadcast(reinterpret_cast<const std::byte*>(row[t] + 4 * k)));
           }
         }
-        f = add_group<kSparse, kMin>(g == 0 ? _mm512_setzero_ps() : f, acc[p][t], present_sum, sums[t], m.group_scales + s,
-                                     kMin ? m.group_mins + s : nullptr);
+        f = add_group<kSparse, kMin>(g == 0 ? _mm512_setzero_ps() : f, sum[p][t], present_sum, sums[t], scale, min);
         if (g + 1 == all_groups) store(f, m, in, panel + static_cast<uint32_t>(p), token + static_cast<uint32_t>(t), out, out_stride);
       }
     }

@@ -1,4 +1,5 @@
-// i8 weights, dense and bitmask: tiles through registers for a few tokens, expanded into cache for more.
+// i8 weights, dense and bitmask: tiles through registers for a batch, for a dense prefill blocks of four panels that stay in cache. An
+// expanded tile is cheaper to make again for every six tokens than to write and read back, until avx512vnni_i8_gather.cc pays.
 #include "kernels/linear/avx512_i8_tiles.h"
 
 namespace filigree::linear {
@@ -17,10 +18,6 @@ void avx512vnni_i8_bitmask_stream(const Matrix& m, const Input& in, uint32_t beg
 void avx512vnni_i8_dense_chunked(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,
                                  std::byte* workspace) {
   run_chunked<I8, false>(m, in, bias(m, in, workspace), begin, end, out, out_stride, workspace + biased_bytes(m, in.tokens));
-}
-void avx512vnni_i8_bitmask_chunked(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,
-                                   std::byte* workspace) {
-  run_chunked<I8, true>(m, in, bias(m, in, workspace), begin, end, out, out_stride, workspace + biased_bytes(m, in.tokens));
 }
 
 }  // namespace filigree::linear
