@@ -71,12 +71,15 @@ export const candidateName = (c: Pick<Candidate, 'format' | 'sparse'>): string =
  * minute of a shared machine hits all of them; ratios are formed within a round.
  */
 export async function compare(candidates: Candidate[], options: CompareOptions): Promise<BenchResult> {
-  const samples = candidates.map((): Samples => ({ prefill: [], decode: new Map(options.batches.map((b) => [b, []])) }));
+  const samples = candidates.map(
+    (): Samples => ({ prefill: [], decode: new Map(options.batches.map((b) => [b, []])) }),
+  );
   const bandwidth: number[] = [];
   const bandwidth1: number[] = [];
   const total = options.rounds * candidates.length;
   // One unrecorded pass: first touches of workspaces and caches.
-  for (const { runner } of candidates) await measureDecode(runner, { batch: 1, context: 16, minSeconds: 0.05, minSteps: 2 });
+  for (const { runner } of candidates)
+    await measureDecode(runner, { batch: 1, context: 16, minSeconds: 0.05, minSteps: 2 });
   for (let round = 0; round < options.rounds; ++round) {
     bandwidth1.push(await options.measureBandwidth(1));
     bandwidth.push(await options.measureBandwidth(options.machine.threads));
@@ -102,7 +105,8 @@ export async function compare(candidates: Candidate[], options: CompareOptions):
       const decode = perRound(samples[index]!.decode.get(batch)!);
       const base = samples[baseline];
       const decodeTps = median(decode);
-      const bytesPerStep = runner.info.decodeWeightBytes + batch * options.context * runner.info.kvBytesPerToken;
+      const bytesPerStep =
+        runner.info.decodeWeightBytes + batch * options.context * runner.info.kvBytesPerToken;
       const gbps = ((decodeTps / batch) * bytesPerStep) / 1e9;
       return {
         engine: 'filigree',

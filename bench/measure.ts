@@ -34,14 +34,21 @@ function blocksOf(sequence: number, tokensAtMost: number): (length: number) => I
   return (length) => all.subarray(0, Math.ceil(length / BLOCK_SIZE));
 }
 
-async function prefillSlot(runner: ModelRunner, slot: number, tokens: Int32Array, blocks: (n: number) => Int32Array) {
+async function prefillSlot(
+  runner: ModelRunner,
+  slot: number,
+  tokens: Int32Array,
+  blocks: (n: number) => Int32Array,
+) {
   const budget = runner.info.maxBatchedTokens;
   for (let at = 0; at < tokens.length; at += budget) {
     const chunk = tokens.subarray(at, Math.min(at + budget, tokens.length));
     const end = at + chunk.length;
     await runner.step({
       copies: [],
-      entries: [{ slot, tokens: chunk, position: at, blockTable: blocks(end), sample: end === tokens.length }],
+      entries: [
+        { slot, tokens: chunk, position: at, blockTable: blocks(end), sample: end === tokens.length },
+      ],
     });
   }
 }
@@ -64,7 +71,13 @@ export async function measurePrefill(runner: ModelRunner, length: number): Promi
  */
 export async function measureDecode(
   runner: ModelRunner,
-  { batch, context, minSeconds = 0.7, minSteps = 8, maxSteps = 64 }: { batch: number; context: number; minSeconds?: number; minSteps?: number; maxSteps?: number },
+  {
+    batch,
+    context,
+    minSeconds = 0.7,
+    minSteps = 8,
+    maxSteps = 64,
+  }: { batch: number; context: number; minSeconds?: number; minSteps?: number; maxSteps?: number },
 ): Promise<Stretch> {
   const sequences = Array.from({ length: batch }, (_, i) => ({
     blocks: blocksOf(i, context + maxSteps + 1),
@@ -74,7 +87,13 @@ export async function measureDecode(
   for (const [slot, { prompt, blocks }] of sequences.entries()) {
     runner.openSlot(slot, GREEDY, prompt, NO_OUTPUT);
     await prefillSlot(runner, slot, prompt, blocks);
-    entries.push({ slot, tokens: Int32Array.of(1 + slot), position: context, blockTable: blocks(context + 1), sample: true });
+    entries.push({
+      slot,
+      tokens: Int32Array.of(1 + slot),
+      position: context,
+      blockTable: blocks(context + 1),
+      sample: true,
+    });
   }
   await runner.step({ copies: [], entries });
   let steps = 0;

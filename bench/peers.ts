@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
-import { createRequire } from 'node:module';
 import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { pathToFileURL } from 'node:url';
 import { median } from './measure.js';
 
@@ -31,11 +31,29 @@ export async function llamaBench(
   options: { prompt: number; generate: number; threads: number; repetitions: number },
 ): Promise<PeerRow> {
   const output = await run(program, [
-    '-m', gguf, '-t', String(options.threads), '-p', String(options.prompt), '-n', String(options.generate),
-    '-r', String(options.repetitions), '-ngl', '0', '-o', 'json',
+    '-m',
+    gguf,
+    '-t',
+    String(options.threads),
+    '-p',
+    String(options.prompt),
+    '-n',
+    String(options.generate),
+    '-r',
+    String(options.repetitions),
+    '-ngl',
+    '0',
+    '-o',
+    'json',
   ]);
-  const rows = JSON.parse(output) as { n_prompt: number; n_gen: number; samples_ts: number[]; model_type: string }[];
-  const speed = (pick: (row: { n_prompt: number; n_gen: number }) => boolean) => median(rows.find(pick)?.samples_ts ?? []);
+  const rows = JSON.parse(output) as {
+    n_prompt: number;
+    n_gen: number;
+    samples_ts: number[];
+    model_type: string;
+  }[];
+  const speed = (pick: (row: { n_prompt: number; n_gen: number }) => boolean) =>
+    median(rows.find(pick)?.samples_ts ?? []);
   return {
     engine: 'llama.cpp',
     model: rows[0]?.model_type ?? gguf,
@@ -70,8 +88,15 @@ export async function nodeLlamaCpp(
   const rounds: { prefill_tps: number; decode_tps: number }[] = [];
   for (let i = 0; i < options.repetitions; ++i) {
     const output = await run(process.execPath, [
-      '--input-type=module', '-e', NODE_LLAMA_CPP, '--', pathToFileURL(entry).href, gguf,
-      String(options.prompt), String(options.generate), String(options.threads),
+      '--input-type=module',
+      '-e',
+      NODE_LLAMA_CPP,
+      '--',
+      pathToFileURL(entry).href,
+      gguf,
+      String(options.prompt),
+      String(options.generate),
+      String(options.threads),
     ]);
     rounds.push(JSON.parse(output.trim().split('\n').at(-1)!));
   }
@@ -91,7 +116,9 @@ function run(program: string, args: string[]): Promise<string> {
     child.stdout.on('data', (chunk) => (output += chunk));
     child.stderr.on('data', (chunk) => (errors = (errors + chunk).slice(-4000)));
     child.on('error', reject);
-    child.on('close', (code) => (code === 0 ? resolve(output) : reject(new Error(`${program} ended with ${code}: ${errors}`))));
+    child.on('close', (code) =>
+      code === 0 ? resolve(output) : reject(new Error(`${program} ended with ${code}: ${errors}`)),
+    );
   });
 }
 

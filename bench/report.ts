@@ -3,11 +3,24 @@ import { join } from 'node:path';
 import Table from 'cli-table3';
 import type { BenchResult, BenchRow } from './compare.js';
 
-const fixed = (value: number | null, digits = 1): string => (value === null || !Number.isFinite(value) ? '–' : value.toFixed(digits));
+const fixed = (value: number | null, digits = 1): string =>
+  value === null || !Number.isFinite(value) ? '–' : value.toFixed(digits);
 const bytes = (count: number): string =>
   count >= 1e9 ? `${(count / 1e9).toFixed(2)} GB` : `${(count / 1e6).toFixed(1)} MB`;
 
-const HEAD = ['engine', 'weights', 'zeros', 'size', 'batch', 'prefill tok/s', 'x dense f32', 'decode tok/s', 'x dense f32', 'GB/s', 'of bandwidth'];
+const HEAD = [
+  'engine',
+  'weights',
+  'zeros',
+  'size',
+  'batch',
+  'prefill tok/s',
+  'x dense f32',
+  'decode tok/s',
+  'x dense f32',
+  'GB/s',
+  'of bandwidth',
+];
 const cells = (row: BenchRow): string[] => [
   row.engine,
   row.format,
@@ -28,7 +41,11 @@ export const machineLine = ({ machine, ...result }: BenchResult): string =>
 
 /** The comparison as a terminal table. */
 export function table(result: BenchResult): string {
-  const drawn = new Table({ head: HEAD, style: { head: [], border: [] }, colAligns: HEAD.map((_, i) => (i < 2 ? 'left' : 'right')) });
+  const drawn = new Table({
+    head: HEAD,
+    style: { head: [], border: [] },
+    colAligns: HEAD.map((_, i) => (i < 2 ? 'left' : 'right')),
+  });
   drawn.push(...result.rows.map(cells));
   return `${result.model}\n${machineLine(result)}\n${drawn.toString()}`;
 }
@@ -40,7 +57,9 @@ export function markdown(result: BenchResult): string {
 
 async function draw(spec: object): Promise<string> {
   const [{ compile }, vega] = await Promise.all([import('vega-lite'), import('vega')]);
-  const view = new vega.View(vega.parse(compile(spec as Parameters<typeof compile>[0]).spec), { renderer: 'none' });
+  const view = new vega.View(vega.parse(compile(spec as Parameters<typeof compile>[0]).spec), {
+    renderer: 'none',
+  });
   return await view.toSVG();
 }
 
@@ -52,10 +71,30 @@ function speedChart(result: BenchResult): object {
     title: { text: `Decode speed, ${result.model}`, subtitle: machineLine(result) },
     width: 640,
     height: { step: 26 },
-    data: { values: result.rows.map((r) => ({ name: `${r.format}${r.batch > 1 ? `, batch ${r.batch}` : ''}`, kind: r.sparsity > 0 ? 'sparse' : 'dense', tps: r.decode_tps, label: `${fixed(r.decode_tps)}  (${fixed(r.x_dense_f32, 2)}x)` })) },
-    encoding: { y: { field: 'name', type: 'nominal', sort: null, title: null, axis: { labelLimit: 240 } }, x: { field: 'tps', type: 'quantitative', title: 'tokens per second (x dense f32)' } },
+    data: {
+      values: result.rows.map((r) => ({
+        name: `${r.format}${r.batch > 1 ? `, batch ${r.batch}` : ''}`,
+        kind: r.sparsity > 0 ? 'sparse' : 'dense',
+        tps: r.decode_tps,
+        label: `${fixed(r.decode_tps)}  (${fixed(r.x_dense_f32, 2)}x)`,
+      })),
+    },
+    encoding: {
+      y: { field: 'name', type: 'nominal', sort: null, title: null, axis: { labelLimit: 240 } },
+      x: { field: 'tps', type: 'quantitative', title: 'tokens per second (x dense f32)' },
+    },
     layer: [
-      { mark: 'bar', encoding: { color: { field: 'kind', type: 'nominal', scale: { domain: ['dense', 'sparse'], range: PALETTE }, legend: { title: null } } } },
+      {
+        mark: 'bar',
+        encoding: {
+          color: {
+            field: 'kind',
+            type: 'nominal',
+            scale: { domain: ['dense', 'sparse'], range: PALETTE },
+            legend: { title: null },
+          },
+        },
+      },
       { mark: { type: 'text', align: 'left', dx: 4 }, encoding: { text: { field: 'label' } } },
     ],
   };
@@ -63,30 +102,72 @@ function speedChart(result: BenchResult): object {
 
 /** Bytes a step reads against its time, with the line that the measured bandwidth draws: nothing can lie below it. */
 function rooflineChart(result: BenchResult): object {
-  const points = result.rows.map((r) => ({ name: `${r.format}${r.batch > 1 ? ` b${r.batch}` : ''}`, kind: r.sparsity > 0 ? 'sparse' : 'dense', mb: ((r.decode_gbps * 1e9) / (r.decode_tps / r.batch)) / 1e6, ms: (1000 * r.batch) / r.decode_tps }));
+  const points = result.rows.map((r) => ({
+    name: `${r.format}${r.batch > 1 ? ` b${r.batch}` : ''}`,
+    kind: r.sparsity > 0 ? 'sparse' : 'dense',
+    mb: (r.decode_gbps * 1e9) / (r.decode_tps / r.batch) / 1e6,
+    ms: (1000 * r.batch) / r.decode_tps,
+  }));
   const largest = Math.max(...points.map((p) => p.mb));
   const smallest = Math.min(...points.map((p) => p.mb));
   const line = [smallest * 0.8, largest * 1.1].map((mb) => ({ mb, ms: mb / result.machine.read_gbps }));
   return {
     $schema: 'https://vega.github.io/schema/vega-lite/v6.json',
-    title: { text: `Time of a decode step against the bytes it reads, ${result.model}`, subtitle: `line: the measured read bandwidth, ${fixed(result.machine.read_gbps)} GB/s` },
+    title: {
+      text: `Time of a decode step against the bytes it reads, ${result.model}`,
+      subtitle: `line: the measured read bandwidth, ${fixed(result.machine.read_gbps)} GB/s`,
+    },
     width: 640,
     height: 420,
     layer: [
-      { data: { values: line }, mark: { type: 'line', color: '#e45756' }, encoding: { x: { field: 'mb', type: 'quantitative', scale: { type: 'log' }, title: 'MB read per step' }, y: { field: 'ms', type: 'quantitative', scale: { type: 'log' }, title: 'ms per step' } } },
-      { data: { values: points }, mark: { type: 'point', filled: true, size: 70 }, encoding: { x: { field: 'mb', type: 'quantitative' }, y: { field: 'ms', type: 'quantitative' }, color: { field: 'kind', type: 'nominal', scale: { domain: ['dense', 'sparse'], range: PALETTE }, legend: { title: null } } } },
-      { data: { values: points }, mark: { type: 'text', align: 'left', dx: 7, dy: -6, fontSize: 10 }, encoding: { x: { field: 'mb', type: 'quantitative' }, y: { field: 'ms', type: 'quantitative' }, text: { field: 'name' } } },
+      {
+        data: { values: line },
+        mark: { type: 'line', color: '#e45756' },
+        encoding: {
+          x: { field: 'mb', type: 'quantitative', scale: { type: 'log' }, title: 'MB read per step' },
+          y: { field: 'ms', type: 'quantitative', scale: { type: 'log' }, title: 'ms per step' },
+        },
+      },
+      {
+        data: { values: points },
+        mark: { type: 'point', filled: true, size: 70 },
+        encoding: {
+          x: { field: 'mb', type: 'quantitative' },
+          y: { field: 'ms', type: 'quantitative' },
+          color: {
+            field: 'kind',
+            type: 'nominal',
+            scale: { domain: ['dense', 'sparse'], range: PALETTE },
+            legend: { title: null },
+          },
+        },
+      },
+      {
+        data: { values: points },
+        mark: { type: 'text', align: 'left', dx: 7, dy: -6, fontSize: 10 },
+        encoding: {
+          x: { field: 'mb', type: 'quantitative' },
+          y: { field: 'ms', type: 'quantitative' },
+          text: { field: 'name' },
+        },
+      },
     ],
   };
 }
 
-const escape = (text: string) => text.replace(/[&<>]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;' })[c]!);
+const escapeHtml = (text: string) =>
+  text.replace(/[&<>]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;' })[c]!);
 
 function page(result: BenchResult, charts: string[]): string {
-  const rows = [HEAD, ...result.rows.map(cells)].map((columns, i) => `<tr>${columns.map((c) => (i === 0 ? `<th>${escape(c)}</th>` : `<td>${escape(c)}</td>`)).join('')}</tr>`).join('\n');
-  return `<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Filigree bench: ${escape(result.model)}</title>
+  const rows = [HEAD, ...result.rows.map(cells)]
+    .map(
+      (columns, i) =>
+        `<tr>${columns.map((c) => (i === 0 ? `<th>${escapeHtml(c)}</th>` : `<td>${escapeHtml(c)}</td>`)).join('')}</tr>`,
+    )
+    .join('\n');
+  return `<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Filigree bench: ${escapeHtml(result.model)}</title>
 <style>body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem}table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}td,th{padding:.25rem .6rem;border-bottom:1px solid #ccc;text-align:right}td:nth-child(-n+2),th:nth-child(-n+2){text-align:left}svg{max-width:100%;height:auto;background:#fff}</style>
-<h1>${escape(result.model)}</h1><p>${escape(machineLine(result))}</p><table>${rows}</table>${charts.join('\n')}</html>\n`;
+<h1>${escapeHtml(result.model)}</h1><p>${escapeHtml(machineLine(result))}</p><table>${rows}</table>${charts.join('\n')}</html>\n`;
 }
 
 /** Writes bench.json, bench.md, the two plots as SVG and PNG, and index.html into `folder`; returns the files' names. */
@@ -101,11 +182,17 @@ export async function writeReport(result: BenchResult, folder: string): Promise<
   put('bench.json', `${JSON.stringify(result, null, 2)}\n`);
   put('bench.md', `${result.model}: ${machineLine(result)}\n\n${markdown(result)}\n`);
   const charts: string[] = [];
-  for (const [name, spec] of [['decode', speedChart(result)], ['roofline', rooflineChart(result)]] as const) {
+  for (const [name, spec] of [
+    ['decode', speedChart(result)],
+    ['roofline', rooflineChart(result)],
+  ] as const) {
     const svg = await draw(spec);
     charts.push(svg);
     put(`${name}.svg`, svg);
-    put(`${name}.png`, new Resvg(svg, { background: 'white', fitTo: { mode: 'width', value: 1200 } }).render().asPng());
+    put(
+      `${name}.png`,
+      new Resvg(svg, { background: 'white', fitTo: { mode: 'width', value: 1200 } }).render().asPng(),
+    );
   }
   put('index.html', page(result, charts));
   return written;

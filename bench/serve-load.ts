@@ -63,7 +63,9 @@ const quantiles = (seconds: number[]): Quantiles => ({
 
 /** Prompts from a file: JSONL with `prompt` or `text`, or one prompt a line. */
 export function readPrompts(path: string): string[] {
-  const lines = readFileSync(path, 'utf8').split('\n').filter((line) => line.trim() !== '');
+  const lines = readFileSync(path, 'utf8')
+    .split('\n')
+    .filter((line) => line.trim() !== '');
   const prompts = lines.map((line, i) => {
     if (!line.startsWith('{')) return line;
     try {
@@ -71,7 +73,10 @@ export function readPrompts(path: string): string[] {
       const prompt = row.prompt ?? row.text;
       if (typeof prompt === 'string') return prompt;
     } catch {}
-    throw new FiligreeError('usage', `${path}:${i + 1}: expected a JSON object with a string "prompt" or "text"`);
+    throw new FiligreeError(
+      'usage',
+      `${path}:${i + 1}: expected a JSON object with a string "prompt" or "text"`,
+    );
   });
   if (prompts.length === 0) throw new FiligreeError('usage', `${path} holds no prompt`);
   return prompts;
@@ -79,7 +84,10 @@ export function readPrompts(path: string): string[] {
 
 /** Prompts of about `tokens` tokens of plain English, all different, so that no prefix cache flatters. */
 export function syntheticPrompts(count: number, tokens: number): string[] {
-  const words = 'the river town old light stone morning paper garden winter letter road quiet music bread window history small early blue'.split(' ');
+  const words =
+    'the river town old light stone morning paper garden winter letter road quiet music bread window history small early blue'.split(
+      ' ',
+    );
   return Array.from({ length: count }, (_, i) => {
     let state = (i + 1) * 2654435761;
     const next = () => (state = (Math.imul(state, 1664525) + 1013904223) >>> 0);
@@ -90,21 +98,49 @@ export function syntheticPrompts(count: number, tokens: number): string[] {
 async function servedModel(options: LoadOptions, headers: Record<string, string>): Promise<string> {
   if (options.model) return options.model;
   const answer = await fetch(new URL('/v1/models', options.url), { headers }).catch((cause) => {
-    throw new FiligreeError('io_error', `nothing answers at ${options.url}: start the server first`, { cause });
+    throw new FiligreeError('io_error', `nothing answers at ${options.url}: start the server first`, {
+      cause,
+    });
   });
   const body = (await answer.json().catch(() => ({}))) as { data?: { id?: string }[] };
   const id = body.data?.[0]?.id;
-  if (!id) throw new FiligreeError('io_error', `${options.url}/v1/models names no model (HTTP ${answer.status}); pass --model`);
+  if (!id)
+    throw new FiligreeError(
+      'io_error',
+      `${options.url}/v1/models names no model (HTTP ${answer.status}); pass --model`,
+    );
   return id;
 }
 
-async function oneRequest(options: LoadOptions, model: string, headers: Record<string, string>, prompt: string, clock: () => number): Promise<RequestTrace> {
-  const trace: RequestTrace = { start: clock(), firstToken: Number.NaN, end: 0, gaps: [], promptTokens: 0, tokens: 0, error: null };
+async function oneRequest(
+  options: LoadOptions,
+  model: string,
+  headers: Record<string, string>,
+  prompt: string,
+  clock: () => number,
+): Promise<RequestTrace> {
+  const trace: RequestTrace = {
+    start: clock(),
+    firstToken: Number.NaN,
+    end: 0,
+    gaps: [],
+    promptTokens: 0,
+    tokens: 0,
+    error: null,
+  };
   try {
     const answer = await fetch(new URL('/v1/completions', options.url), {
       method: 'POST',
       headers: { 'content-type': 'application/json', ...headers },
-      body: JSON.stringify({ model, prompt, max_tokens: options.maxTokens, temperature: 0, ignore_eos: true, stream: true, stream_options: { include_usage: true } }),
+      body: JSON.stringify({
+        model,
+        prompt,
+        max_tokens: options.maxTokens,
+        temperature: 0,
+        ignore_eos: true,
+        stream: true,
+        stream_options: { include_usage: true },
+      }),
       signal: AbortSignal.timeout(options.timeoutSeconds * 1000),
     });
     if (!answer.ok || !answer.body) throw new Error(`HTTP ${answer.status}`);
@@ -161,7 +197,9 @@ export async function runLoad(options: LoadOptions): Promise<LoadReport> {
         const wait = nextArrival - clock();
         if (wait > 0) await new Promise((resolve) => setTimeout(resolve, wait * 1000));
       }
-      traces.push(await oneRequest(options, model, headers, options.prompts[index % options.prompts.length]!, clock));
+      traces.push(
+        await oneRequest(options, model, headers, options.prompts[index % options.prompts.length]!, clock),
+      );
       options.onDone?.(traces.length);
     }
   };
@@ -172,7 +210,9 @@ export async function runLoad(options: LoadOptions): Promise<LoadReport> {
   for (const { error } of traces) if (error !== null) errors[error] = (errors[error] ?? 0) + 1;
   const tokens = good.reduce((sum, t) => sum + t.tokens, 0);
   const meanItl = (t: RequestTrace) => (t.tokens > 1 ? (t.end - t.firstToken) / (t.tokens - 1) : 0);
-  const within = good.filter((t) => t.firstToken - t.start <= options.goodTtft && meanItl(t) <= options.goodItl).length;
+  const within = good.filter(
+    (t) => t.firstToken - t.start <= options.goodTtft && meanItl(t) <= options.goodItl,
+  ).length;
   return {
     url: options.url,
     model,

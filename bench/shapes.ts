@@ -3,10 +3,43 @@ import type { ModelConfig, ModelManifest, TensorEntry } from '../src/model/manif
 
 /** Layer shapes of well-known models, so that anyone sees the speed without a checkpoint. */
 const SHAPES: Record<string, Partial<ModelConfig>> = {
-  '135m': { hiddenSize: 576, intermediateSize: 1536, numLayers: 30, numHeads: 9, numKvHeads: 3, headDim: 64, vocabSize: 49152, tieWordEmbeddings: true },
-  '1.1b': { hiddenSize: 2048, intermediateSize: 5632, numLayers: 22, numHeads: 32, numKvHeads: 4, headDim: 64, vocabSize: 32000 },
-  '7b': { hiddenSize: 4096, intermediateSize: 11008, numLayers: 32, numHeads: 32, numKvHeads: 32, headDim: 128, vocabSize: 32000 },
-  '8b': { hiddenSize: 4096, intermediateSize: 14336, numLayers: 32, numHeads: 32, numKvHeads: 8, headDim: 128, vocabSize: 128256 },
+  '135m': {
+    hiddenSize: 576,
+    intermediateSize: 1536,
+    numLayers: 30,
+    numHeads: 9,
+    numKvHeads: 3,
+    headDim: 64,
+    vocabSize: 49152,
+    tieWordEmbeddings: true,
+  },
+  '1.1b': {
+    hiddenSize: 2048,
+    intermediateSize: 5632,
+    numLayers: 22,
+    numHeads: 32,
+    numKvHeads: 4,
+    headDim: 64,
+    vocabSize: 32000,
+  },
+  '7b': {
+    hiddenSize: 4096,
+    intermediateSize: 11008,
+    numLayers: 32,
+    numHeads: 32,
+    numKvHeads: 32,
+    headDim: 128,
+    vocabSize: 32000,
+  },
+  '8b': {
+    hiddenSize: 4096,
+    intermediateSize: 14336,
+    numLayers: 32,
+    numHeads: 32,
+    numKvHeads: 8,
+    headDim: 128,
+    vocabSize: 128256,
+  },
 };
 
 export const shapeNames = Object.keys(SHAPES);
@@ -73,7 +106,15 @@ export function randomModel(shape: string, zeros: number, seed = 1): ModelManife
     tensors,
     tokenizer: {
       tokenizerJson: {},
-      config: { bosToken: null, eosToken: null, unkToken: null, padToken: null, addBos: false, addEos: false, cleanUpTokenizationSpaces: false },
+      config: {
+        bosToken: null,
+        eosToken: null,
+        unkToken: null,
+        padToken: null,
+        addBos: false,
+        addEos: false,
+        cleanUpTokenizationSpaces: false,
+      },
       tokenizerConfigJson: {},
       origin: 'tokenizer.json',
     },

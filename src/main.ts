@@ -149,6 +149,14 @@ Examples:
     )
     .action(async (options) => (await import('./cli/bench.js')).benchServeCommand(options));
 
+  program
+    .command('doctor')
+    .description('what this machine can do, which kernels will be used, and what is missing')
+    .option('--no-measure', 'skip the bandwidth measurement')
+    .option('--json', 'one object')
+    .addHelpText('after', '\nExample:\n  $ filigree doctor')
+    .action(async (options) => (await import('./cli/doctor.js')).doctorCommand(options));
+
   await program.parseAsync(argv);
 }
 

@@ -46,14 +46,15 @@ function formats(text: string): WeightFormat[] {
  * for a load.
  */
 export async function benchCommand(model: string | undefined, options: BenchOptions): Promise<void> {
-  const [{ compare }, { blocksNeeded }, report, { randomModel }, native, { openModel, resolveModel }] = await Promise.all([
-    import('../../bench/compare.js'),
-    import('../../bench/measure.js'),
-    import('../../bench/report.js'),
-    import('../../bench/shapes.js'),
-    import('../native/index.js'),
-    import('../model/index.js'),
-  ]);
+  const [{ compare }, { blocksNeeded }, report, { randomModel }, native, { openModel, resolveModel }] =
+    await Promise.all([
+      import('../../bench/compare.js'),
+      import('../../bench/measure.js'),
+      import('../../bench/report.js'),
+      import('../../bench/shapes.js'),
+      import('../native/index.js'),
+      import('../model/index.js'),
+    ]);
   if (model !== undefined && options.shape !== undefined)
     throw new FiligreeError('usage', 'give a MODEL or --shape, not both');
   const batches = numbers('--batch', options.batch, (v) => Number.isInteger(v) && v >= 1 && v <= 256);
@@ -61,7 +62,10 @@ export async function benchCommand(model: string | undefined, options: BenchOpti
   const prompt = integer('--prompt', options.prompt, 1);
   const context = integer('--context', options.context, 1);
   const rounds = integer('--rounds', options.rounds, 1);
-  const say = options.json || !process.stderr.isTTY ? () => {} : (line: string) => process.stderr.write(`\r\x1b[K${line}`);
+  const say =
+    options.json || !process.stderr.isTTY
+      ? () => {}
+      : (line: string) => process.stderr.write(`\r\x1b[K${line}`);
 
   const manifests: { manifest: ModelManifest; sparsity: number }[] = options.shape
     ? sparsities.map((sparsity) => ({ manifest: randomModel(options.shape!, sparsity), sparsity }))
@@ -96,13 +100,20 @@ export async function benchCommand(model: string | undefined, options: BenchOpti
     const info = await native.nativeInfo();
     const result: BenchResult = await compare(candidates, {
       model: options.shape ? `${options.shape} shape, random weights` : manifests[0]!.manifest.name,
-      machine: { cpu: info.cpu, isa: candidates[0]!.runner.info.isa, threads: candidates[0]!.runner.info.threads },
+      machine: {
+        cpu: info.cpu,
+        isa: candidates[0]!.runner.info.isa,
+        threads: candidates[0]!.runner.info.threads,
+      },
       batches,
       prompt,
       context,
       rounds,
       measureBandwidth: (threads) => native.measureReadBandwidth(threads),
-      onProgress: (done, total, what) => say(`round ${Math.floor(done / candidates.length) + 1} of ${rounds}: ${what} (${Math.round((100 * done) / total)} %)`),
+      onProgress: (done, total, what) =>
+        say(
+          `round ${Math.floor(done / candidates.length) + 1} of ${rounds}: ${what} (${Math.round((100 * done) / total)} %)`,
+        ),
     });
     say('');
     if (options.json) process.stdout.write(`${JSON.stringify(result)}\n`);
@@ -118,7 +129,8 @@ export async function benchCommand(model: string | undefined, options: BenchOpti
 
 function kvMemory({ config }: ModelManifest, blocks: number, kv: BenchOptions['kv']): number {
   const bytes = { f32: 4, f16: 2, bf16: 2, i8: 1 }[kv];
-  const perToken = 2 * config.numLayers * config.numKvHeads * (config.headDim * bytes + (kv === 'i8' ? 4 : 0));
+  const perToken =
+    2 * config.numLayers * config.numKvHeads * (config.headDim * bytes + (kv === 'i8' ? 4 : 0));
   return (blocks + 1) * 16 * perToken;
 }
 
@@ -142,7 +154,8 @@ export interface BenchServeOptions {
 export async function benchServeCommand(options: BenchServeOptions): Promise<void> {
   const { readPrompts, runLoad, syntheticPrompts } = await import('../../bench/serve-load.js');
   const concurrency = integer('--concurrency', options.concurrency, 1);
-  const requests = options.requests === undefined ? concurrency * 4 : integer('--requests', options.requests, 1);
+  const requests =
+    options.requests === undefined ? concurrency * 4 : integer('--requests', options.requests, 1);
   const report = await runLoad({
     url: options.url,
     apiKey: options.apiKey,
@@ -151,7 +164,9 @@ export async function benchServeCommand(options: BenchServeOptions): Promise<voi
     rate: options.rate === undefined ? undefined : numbers('--rate', options.rate, (v) => v > 0)[0],
     requests,
     maxTokens: integer('--max-tokens', options.maxTokens, 1),
-    prompts: options.prompts ? readPrompts(options.prompts) : syntheticPrompts(requests, integer('--prompt-tokens', options.promptTokens, 1)),
+    prompts: options.prompts
+      ? readPrompts(options.prompts)
+      : syntheticPrompts(requests, integer('--prompt-tokens', options.promptTokens, 1)),
     goodTtft: numbers('--good-ttft', options.goodTtft, (v) => v > 0)[0]! / 1000,
     goodItl: numbers('--good-itl', options.goodItl, (v) => v > 0)[0]! / 1000,
     timeoutSeconds: 600,

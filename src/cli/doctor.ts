@@ -1,0 +1,149 @@
+import { execFile } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { totalmem } from 'node:os';
+import { promisify } from 'node:util';
+import { availableMemory, packageVersion } from '../config.js';
+import { FiligreeError } from '../errors.js';
+
+export interface DoctorReport {
+  filigree: string;
+  node: string;
+  platform: string;
+  cpu: string | null;
+  isa: string | null;
+  isas: string[];
+  features: Record<string, boolean>;
+  threads: { default: number; affinity: number } | null;
+  memory: { total_bytes: number; available_bytes: number };
+  read_gbps: { threads: number; gbps: number }[];
+  /** The kernel that serves one token, 8 tokens and a prompt, by weight format and layout. */
+  kernels: { format: string; layout: string; tokens: string; kernel: string; isa: string }[];
+  gpu: { name: string; memory: string; driver: string }[];
+  problems: string[];
+}
+
+/** NVIDIA's own tool knows the driver's view; its absence is no problem, it only means there is no such GPU. */
+async function gpus(): Promise<DoctorReport['gpu']> {
+  try {
+    const { stdout } = await promisify(execFile)('nvidia-smi', [
+      '--query-gpu=name,memory.total,driver_version',
+      '--format=csv,noheader',
+    ]);
+    return stdout
+      .trim()
+      .split('\n')
+      .map((line) => {
+        const [name = '', memory = '', driver = ''] = line.split(',').map((part) => part.trim());
+        return { name, memory, driver };
+      });
+  } catch {
+    return [];
+  }
+}
+
+export async function examine(measure: boolean): Promise<DoctorReport> {
+  const report: DoctorReport = {
+    filigree: packageVersion(),
+    node: process.version,
+    platform: `${process.platform} ${process.arch}`,
+    cpu: null,
+    isa: null,
+    isas: [],
+    features: {},
+    threads: null,
+    memory: { total_bytes: totalmem(), available_bytes: availableMemory() },
+    read_gbps: [],
+    kernels: [],
+    gpu: await gpus(),
+    problems: [],
+  };
+  const native = await import('../native/index.js');
+  try {
+    const info = await native.nativeInfo();
+    report.cpu = info.cpu;
+    report.isa = info.bestIsa;
+    report.isas = info.isas;
+    report.features = info.features;
+    report.threads = { default: info.defaultThreads, affinity: info.affinityCpus };
+    for (const kernel of info.kernels)
+      if (kernel.supported)
+        report.kernels.push({
+          format: kernel.format,
+          layout: kernel.layout,
+          tokens:
+            kernel.maxTokens > 1_000_000 ? `${kernel.minTokens}+` : `${kernel.minTokens}-${kernel.maxTokens}`,
+          kernel: kernel.name,
+          isa: kernel.isa,
+        });
+    if (measure)
+      for (const threads of [...new Set([1, info.defaultThreads])])
+        report.read_gbps.push({ threads, gbps: await native.measureReadBandwidth(threads) });
+    if (info.isas.every((isa) => isa === 'scalar' || isa === 'auto'))
+      report.problems.push(
+        'no vector instruction set that this build knows: every kernel is the scalar reference, slow. Build on x86 with AVX2 or on ARMv8.2 with dotprod.',
+      );
+    if (info.defaultThreads < info.affinityCpus)
+      report.problems.push(
+        `a cgroup quota leaves ${info.defaultThreads} of ${info.affinityCpus} processors: more threads than that would be throttled.`,
+      );
+  } catch (error) {
+    if (!(error instanceof FiligreeError)) throw error;
+    report.problems.push(error.message);
+  }
+  if (report.gpu.length > 0)
+    report.problems.push('an NVIDIA GPU is here, but this build has no CUDA backend: models run on the CPU.');
+  if (!existsSync('/proc/self/cgroup'))
+    report.problems.push('no /proc: cgroup limits cannot be read, threads and memory follow the machine.');
+  return report;
+}
+
+/** `filigree doctor`: what this machine can do, which kernels will be used, and what is missing. */
+export async function doctorCommand(options: { json?: boolean; measure?: boolean }): Promise<void> {
+  const report = await examine(options.measure !== false);
+  if (options.json) {
+    process.stdout.write(`${JSON.stringify(report)}\n`);
+  } else {
+    const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
+    const has = Object.entries(report.features)
+      .filter(([, yes]) => yes)
+      .map(([name]) => name);
+    const lines: [string, string][] = [
+      ['filigree', `${report.filigree}, Node ${report.node}, ${report.platform}`],
+      ['processor', report.cpu ?? 'unknown: the native addon did not load'],
+      ['instruction set', `${report.isa ?? '–'} (--isa takes ${report.isas.join(', ')})`],
+      ['features', has.join(', ') || 'none'],
+      [
+        'threads',
+        report.threads ? `${report.threads.default} by default, ${report.threads.affinity} by affinity` : '–',
+      ],
+      [
+        'memory',
+        `${gib(report.memory.available_bytes)} free for this process of ${gib(report.memory.total_bytes)}`,
+      ],
+      ...report.read_gbps.map(({ threads, gbps }): [string, string] => [
+        `read, ${threads} thread${threads > 1 ? 's' : ''}`,
+        `${gbps.toFixed(1)} GB/s`,
+      ]),
+      ['GPU', report.gpu.map((g) => `${g.name}, ${g.memory}, driver ${g.driver}`).join('; ') || 'none found'],
+    ];
+    for (const [name, value] of lines) process.stdout.write(`${name.padEnd(18)}${value}\n`);
+    if (report.kernels.length > 0) {
+      const { default: Table } = await import('cli-table3');
+      const table = new Table({
+        head: ['weights', 'layout', 'tokens', 'kernel', 'instruction set'],
+        style: { head: [], border: [] },
+      });
+      // The first supported row of a format, layout and token range is the one that runs.
+      const seen = new Set<string>();
+      for (const k of report.kernels) {
+        const key = `${k.format} ${k.layout} ${k.tokens}`;
+        if (seen.has(key)) continue;
+        seen.add(key);
+        table.push([k.format, k.layout, k.tokens, k.kernel, k.isa]);
+      }
+      process.stdout.write(`\n${table.toString()}\n`);
+    }
+    for (const problem of report.problems) process.stdout.write(`\nmissing: ${problem}\n`);
+  }
+  if (report.cpu === null) process.exitCode = 1;
+}
