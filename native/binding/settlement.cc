@@ -24,7 +24,12 @@ void Settlement::deliver(std::function<void(Napi::Env)> deliver) {
   const napi_status status = door_.BlockingCall(carried, [](Napi::Env env, Napi::Function, std::function<void(Napi::Env)>* task) {
     const std::unique_ptr<std::function<void(Napi::Env)>> owner(task);
     // A null environment: it is being torn down, and nobody waits for the answer any more.
-    if (static_cast<napi_env>(env) != nullptr) (*task)(env);
+    if (static_cast<napi_env>(env) == nullptr) return;
+    try {
+      (*task)(env);
+    } catch (const Napi::Error&) {
+      // A terminating worker refuses every call; thrown on, its refusal would end the whole process.
+    }
   });
   if (status != napi_ok) delete carried;
 }

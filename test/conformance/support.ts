@@ -100,4 +100,3 @@ export const perplexity = (means: number[]): number =>
 
 export const mean = (values: ArrayLike<number>): number =>
   Array.from(values).reduce((sum, value) => sum + value, 0) / values.length;
-
