@@ -43,7 +43,7 @@ export const machineLine = ({ machine, ...result }: BenchResult): string =>
 export function table(result: BenchResult): string {
   const drawn = new Table({
     head: HEAD,
-    style: { head: [], border: [] },
+    style: { head: [], border: [], compact: true },
     colAligns: HEAD.map((_, i) => (i < 2 ? 'left' : 'right')),
   });
   drawn.push(...result.rows.map(cells));

@@ -4,6 +4,7 @@ import { totalmem } from 'node:os';
 import { promisify } from 'node:util';
 import { availableMemory, packageVersion } from '../config.js';
 import { FiligreeError } from '../errors.js';
+import type { KernelVariant } from '../native/index.js';
 
 export interface DoctorReport {
   filigree: string;
@@ -41,6 +42,26 @@ async function gpus(): Promise<DoctorReport['gpu']> {
   }
 }
 
+/** Of each format and layout, the kernels that run: best first, those whose token counts better ones already cover left out. */
+function kernelsInUse(variants: KernelVariant[]): DoctorReport['kernels'] {
+  const covered = new Map<string, [number, number][]>();
+  const uses: DoctorReport['kernels'] = [];
+  for (const k of variants) {
+    if (!k.supported) continue;
+    const key = `${k.format} ${k.layout}`;
+    const ranges = covered.get(key) ?? [];
+    covered.set(key, ranges);
+    let next = k.minTokens;
+    for (const [low, high] of [...ranges].sort((a, b) => a[0] - b[0]))
+      if (low <= next && next <= high) next = high + 1;
+    if (next > k.maxTokens) continue;
+    ranges.push([k.minTokens, k.maxTokens]);
+    const tokens = k.maxTokens >= 1_000_000 ? `${k.minTokens}+` : `${k.minTokens}-${k.maxTokens}`;
+    uses.push({ format: k.format, layout: k.layout, tokens, kernel: k.name, isa: k.isa });
+  }
+  return uses;
+}
+
 export async function examine(measure: boolean): Promise<DoctorReport> {
   const report: DoctorReport = {
     filigree: packageVersion(),
@@ -65,16 +86,7 @@ export async function examine(measure: boolean): Promise<DoctorReport> {
     report.isas = info.isas;
     report.features = info.features;
     report.threads = { default: info.defaultThreads, affinity: info.affinityCpus };
-    for (const kernel of info.kernels)
-      if (kernel.supported)
-        report.kernels.push({
-          format: kernel.format,
-          layout: kernel.layout,
-          tokens:
-            kernel.maxTokens > 1_000_000 ? `${kernel.minTokens}+` : `${kernel.minTokens}-${kernel.maxTokens}`,
-          kernel: kernel.name,
-          isa: kernel.isa,
-        });
+    report.kernels = kernelsInUse(info.kernels);
     if (measure)
       for (const threads of [...new Set([1, info.defaultThreads])])
         report.read_gbps.push({ threads, gbps: await native.measureReadBandwidth(threads) });
@@ -131,16 +143,9 @@ export async function doctorCommand(options: { json?: boolean; measure?: boolean
       const { default: Table } = await import('cli-table3');
       const table = new Table({
         head: ['weights', 'layout', 'tokens', 'kernel', 'instruction set'],
-        style: { head: [], border: [] },
+        style: { head: [], border: [], compact: true },
       });
-      // The first supported row of a format, layout and token range is the one that runs.
-      const seen = new Set<string>();
-      for (const k of report.kernels) {
-        const key = `${k.format} ${k.layout} ${k.tokens}`;
-        if (seen.has(key)) continue;
-        seen.add(key);
-        table.push([k.format, k.layout, k.tokens, k.kernel, k.isa]);
-      }
+      for (const k of report.kernels) table.push([k.format, k.layout, k.tokens, k.kernel, k.isa]);
       process.stdout.write(`\n${table.toString()}\n`);
     }
     for (const problem of report.problems) process.stdout.write(`\nmissing: ${problem}\n`);
