@@ -6,13 +6,11 @@ namespace filigree {
 
 Bitmask::Bitmask(const TensorDesc& desc, Extent extent, std::span<const File> files, uint64_t stored,
                  uint64_t row_align)
-    : name_(desc.name),
-      extent_(extent),
-      row_align_(row_align),
-      mask_(desc, "bitmask", files),
-      offsets_(extent.rows + 1) {
+    : name_(desc.name), extent_(extent), row_align_(row_align), mask_(desc, "bitmask", files) {
   mask_.require_dtype({"u8"});
   mask_.require_bytes(extent.rows * row_bytes());
+  // Only now is the number of rows bounded by the file.
+  offsets_.resize(extent.rows + 1);
   if (desc.parts.contains("row_offsets")) {
     const PartView part(desc, "row_offsets", files);
     part.require_dtype({"i64", "i32"});

@@ -26,7 +26,7 @@ class BitmaskRows final : public MatrixRows {
   void read_f32(uint64_t row, uint64_t n, float* out) const override {
     check_range(row, n);
     const uint64_t element = dtype_bytes(values_.dtype());
-    std::vector<uint8_t> bits(kBatchRows * mask_.row_bytes()), raw;
+    std::vector<uint8_t> bits(std::min(kBatchRows, n) * mask_.row_bytes()), raw;
     std::vector<float> values;
     std::fill(out, out + n * cols(), 0.0f);
     for (uint64_t i = 0; i < n; i += kBatchRows) {

@@ -13,20 +13,20 @@ namespace {
 // GGUF stores each head's q and k rows as (0, d/2, 1, d/2 + 1, ...), for a rotation of neighbouring pairs;
 // everyone else rotates row i with row i + d/2. Row h*d + j*d/2 + i of the model is row h*d + 2*i + j of the
 // file (j in {0, 1}).
-class UnpermutedRows final : public RowSource {
+class UnpermutedRows final : public MatrixRows {
  public:
-  UnpermutedRows(std::unique_ptr<RowSource> source, uint64_t head_dim)
-      : source_(std::move(source)), head_dim_(head_dim) {}
+  UnpermutedRows(const TensorDesc& desc, std::unique_ptr<RowSource> source, uint64_t head_dim)
+      : MatrixRows(desc, {source->rows(), source->cols()}), source_(std::move(source)), head_dim_(head_dim) {}
 
-  uint64_t rows() const override { return source_->rows(); }
-  uint64_t cols() const override { return source_->cols(); }
   std::optional<SourceCodes> codes() const override { return source_->codes(); }
   bool masked() const override { return source_->masked(); }
 
   void read_f32(uint64_t row, uint64_t n, float* out) const override {
+    check_range(row, n);
     for (uint64_t i = 0; i < n; i++) source_->read_f32(file_row(row + i), 1, out + i * cols());
   }
   void read_codes(uint64_t row, uint64_t n, int8_t* codes, float* scales, float* mins) const override {
+    check_range(row, n);
     const std::optional<SourceCodes> kind = source_->codes();
     const uint64_t groups =
         kind && kind->group > 0 ? ceil_div(cols(), static_cast<uint64_t>(kind->group)) : 1;
@@ -36,6 +36,7 @@ class UnpermutedRows final : public RowSource {
     }
   }
   void read_mask(uint64_t row, uint64_t n, uint8_t* bits) const override {
+    check_range(row, n);
     for (uint64_t i = 0; i < n; i++) source_->read_mask(file_row(row + i), 1, bits + i * ceil_div(cols(), 8));
   }
 
@@ -90,7 +91,8 @@ std::unique_ptr<RowSource> open_rows(const TensorDesc& desc, std::span<const Fil
     fail_corrupt(desc.name, std::to_string(source->rows()) + " rows cannot be " +
                                 std::to_string(desc.permuted_heads) + " heads of even size");
   }
-  return std::make_unique<UnpermutedRows>(std::move(source), source->rows() / heads);
+  const uint64_t head_dim = source->rows() / heads;
+  return std::make_unique<UnpermutedRows>(desc, std::move(source), head_dim);
 }
 
 }  // namespace filigree
