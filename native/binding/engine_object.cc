@@ -14,8 +14,9 @@ struct StepTask {
   StepRecord record;
 };
 
-constexpr size_t kEntryFields = 5;    // slot, position, tokens, blocks, sample
-constexpr size_t kOutputFields = 8;  // token, status, top, top_begin, prompt_rows, prompt_k, prompt_begin, prompt_top_begin
+constexpr size_t kEntryFields = 5;  // slot, position, tokens, blocks, sample
+constexpr size_t kOutputFields =
+    8;  // token, status, top, top_begin, prompt_rows, prompt_k, prompt_begin, prompt_top_begin
 
 std::shared_ptr<StepTask> step_task(const Napi::CallbackInfo& info) {
   auto task = std::make_shared<StepTask>();
@@ -45,7 +46,8 @@ std::shared_ptr<StepTask> step_task(const Napi::CallbackInfo& info) {
     token += static_cast<size_t>(n_tokens);
     block += static_cast<size_t>(n_blocks);
   }
-  if (token != tokens.size() || block != blocks.size()) refuse("tokens or blocks were passed that no entry counts");
+  if (token != tokens.size() || block != blocks.size())
+    refuse("tokens or blocks were passed that no entry counts");
   for (size_t i = 0; i < copies.size(); i += 2) task->record.copies.push_back({copies[i], copies[i + 1]});
   task->record.keep_logits = Field(info[4], "keepLogits").boolean_or(false);
   return task;
@@ -56,9 +58,10 @@ Napi::Object to_js(Napi::Env env, const StepResult& result) {
   std::vector<float> logprobs;
   outputs.reserve(result.outputs.size() * kOutputFields);
   for (const StepOutput& o : result.outputs) {
-    for (const int64_t field : {int64_t{o.token}, static_cast<int64_t>(o.status), int64_t{o.top}, static_cast<int64_t>(o.top_begin),
-                                int64_t{o.prompt_rows}, int64_t{o.prompt_k}, static_cast<int64_t>(o.prompt_begin),
-                                static_cast<int64_t>(o.prompt_top_begin)}) {
+    for (const int64_t field :
+         {int64_t{o.token}, static_cast<int64_t>(o.status), int64_t{o.top}, static_cast<int64_t>(o.top_begin),
+          int64_t{o.prompt_rows}, int64_t{o.prompt_k}, static_cast<int64_t>(o.prompt_begin),
+          static_cast<int64_t>(o.prompt_top_begin)}) {
       outputs.push_back(static_cast<int32_t>(field));
     }
     logprobs.push_back(o.logprob);
@@ -80,7 +83,8 @@ Napi::Object to_js(Napi::Env env, const EngineInfo& info) {
   auto formats = Napi::Object::New(env);
   for (const auto& [name, bytes] : info.weights.formats) formats.Set(name, number(bytes));
   auto warnings = Napi::Array::New(env);
-  for (const std::string& warning : info.warnings) warnings.Set(warnings.Length(), Napi::String::New(env, warning));
+  for (const std::string& warning : info.warnings)
+    warnings.Set(warnings.Length(), Napi::String::New(env, warning));
   const WeightStatistics& w = info.weights;
   auto out = Napi::Object::New(env);
   out.Set("vocabSize", number(info.limits.vocabulary));
@@ -93,7 +97,8 @@ Napi::Object to_js(Napi::Env env, const EngineInfo& info) {
   out.Set("weightBytes", number(w.bytes));
   out.Set("decodeWeightBytes", number(w.decode_bytes));
   out.Set("denseF32Bytes", number(w.dense_f32_bytes));
-  out.Set("sparsity", number(w.elements == 0 ? 0.0 : static_cast<double>(w.zeros) / static_cast<double>(w.elements)));
+  out.Set("sparsity",
+          number(w.elements == 0 ? 0.0 : static_cast<double>(w.zeros) / static_cast<double>(w.elements)));
   out.Set("formats", formats);
   out.Set("kvBytes", number(info.kv_bytes));
   out.Set("kvBytesPerToken", number(info.kv_bytes_per_token));
@@ -107,7 +112,8 @@ Napi::Object to_js(Napi::Env env, const EngineInfo& info) {
 
 void EngineObject::define(Napi::Env env, Napi::Object exports) {
   exports.Set("Engine", DefineClass(env, "Engine",
-                                    {InstanceMethod<&EngineObject::load>("load"), InstanceMethod<&EngineObject::step>("step"),
+                                    {InstanceMethod<&EngineObject::load>("load"),
+                                     InstanceMethod<&EngineObject::step>("step"),
                                      InstanceMethod<&EngineObject::close>("close"),
                                      InstanceMethod<&EngineObject::open_slot>("openSlot"),
                                      InstanceMethod<&EngineObject::close_slot>("closeSlot")}));
@@ -139,7 +145,8 @@ void EngineObject::shut_down() {
 
 void EngineObject::require_ready(Napi::Env env) const {
   if (state_ == State::ready) return;
-  throw Napi::Error::New(env, state_ == State::closed ? "the engine is closed" : "the engine has not been loaded");
+  throw Napi::Error::New(env,
+                         state_ == State::closed ? "the engine is closed" : "the engine has not been loaded");
 }
 
 Napi::Value EngineObject::load(const Napi::CallbackInfo& info) {
@@ -168,7 +175,8 @@ Napi::Value EngineObject::load(const Napi::CallbackInfo& info) {
         shown = percent;
         settlement->deliver([progress, done, total](Napi::Env env) {
           Napi::HandleScope scope(env);
-          progress->Call({Napi::Number::New(env, static_cast<double>(done)), Napi::Number::New(env, static_cast<double>(total))});
+          progress->Call({Napi::Number::New(env, static_cast<double>(done)),
+                          Napi::Number::New(env, static_cast<double>(total))});
         });
       };
       host->engine = Engine::load(*model, options, on_progress);
@@ -199,7 +207,8 @@ void EngineObject::open_slot(const Napi::CallbackInfo& info) {
   require_ready(env);
   const auto index = static_cast<int32_t>(Field(info[0], "slot").integer(0, int64_t{limits_.slots} - 1));
   SamplingParams params = sampling_params(Field(info[1], "params"), limits_.vocabulary);
-  const std::span<const int32_t> prompt = Field(info[2], "prompt").int32_array(), output = Field(info[3], "output").int32_array();
+  const std::span<const int32_t> prompt = Field(info[2], "prompt").int32_array(),
+                                 output = Field(info[3], "output").int32_array();
   std::unique_ptr<Slot> slot;
   try {
     // Reads nothing of the engine that a step changes.

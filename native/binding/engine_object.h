@@ -42,7 +42,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
 
   State state_ = State::empty;  // of the JS thread
   napi_env env_;
-  StepLimits limits_;           // a copy for the JS thread, set when loading has ended
+  StepLimits limits_;  // a copy for the JS thread, set when loading has ended
   std::shared_ptr<Settlement> settlement_;
   std::shared_ptr<Host> host_;
   std::unique_ptr<EngineThread> thread_;

@@ -10,7 +10,9 @@ namespace {
 constexpr int64_t kSafe = int64_t{1} << 53;
 constexpr int64_t kInt32 = std::numeric_limits<int32_t>::max();
 
-uint32_t u32(const Field& field, int64_t low = 1) { return static_cast<uint32_t>(field.integer(low, kInt32)); }
+uint32_t u32(const Field& field, int64_t low = 1) {
+  return static_cast<uint32_t>(field.integer(low, kInt32));
+}
 
 int32_t i32(const Field& field) { return static_cast<int32_t>(field.integer(1, kInt32)); }
 
@@ -67,7 +69,8 @@ TensorDesc tensor_desc(const Field& entry) {
     const Field part = parts[key.c_str()];
     desc.parts[key] = {static_cast<int>(part["file"].integer(0, kInt32)),
                        static_cast<uint64_t>(part["offset"].integer(0, kSafe)),
-                       static_cast<uint64_t>(part["bytes"].integer(0, kSafe)), part["dtype"].string(), shape(part["shape"])};
+                       static_cast<uint64_t>(part["bytes"].integer(0, kSafe)), part["dtype"].string(),
+                       shape(part["shape"])};
   }
   desc.group_size = static_cast<int>(entry["groupSize"].integer_or(0, 0, kInt32));
   desc.symmetric = entry["symmetric"].boolean_or(true);
@@ -115,11 +118,14 @@ EngineOptions engine_options(const Field& options) {
   out.weights.matrices = weights(options["weights"]);
   const Field head = options["head"];
   // Four bits cost a head and an embedding far more accuracy than memory: by default they stay at eight.
-  const WeightChoice same = out.weights.matrices == WeightChoice::i4 ? WeightChoice::i8 : out.weights.matrices;
+  const WeightChoice same =
+      out.weights.matrices == WeightChoice::i4 ? WeightChoice::i8 : out.weights.matrices;
   out.weights.head = head.absent() ? same : weights(head);
   out.weights.dense = options["dense"].boolean_or(false);
   out.weights.cache_folder = options["cacheFolder"].string_or("");
-  out.kv = one_of<KvType>(options["kv"], {{"f32", KvType::f32}, {"f16", KvType::f16}, {"bf16", KvType::bf16}, {"i8", KvType::i8}});
+  out.kv = one_of<KvType>(
+      options["kv"],
+      {{"f32", KvType::f32}, {"f16", KvType::f16}, {"bf16", KvType::bf16}, {"i8", KvType::i8}});
   out.threads = static_cast<int>(options["threads"].integer_or(0, 0, 1024));
   out.isa = options["isa"].string_or("auto");
   out.max_model_len = i32(options["maxModelLen"]);
@@ -141,14 +147,16 @@ SamplingParams sampling_params(const Field& params, int64_t vocabulary) {
   for (const Field& pair : params["logitBias"].items()) {
     const std::vector<Field> both = pair.items();
     if (both.size() != 2) pair.fail("a pair [id, bias]");
-    out.logit_bias.emplace_back(static_cast<int32_t>(both[0].integer(0, vocabulary - 1)), static_cast<float>(both[1].number()));
+    out.logit_bias.emplace_back(static_cast<int32_t>(both[0].integer(0, vocabulary - 1)),
+                                static_cast<float>(both[1].number()));
   }
   out.seed = params["seed"].bigint();
   out.logprobs = static_cast<int32_t>(params["logprobs"].integer(-1, 4096));
   out.prompt_logprobs = static_cast<int32_t>(params["promptLogprobs"].integer(-1, 4096));
   out.min_tokens = static_cast<int32_t>(params["minTokens"].integer(0, kInt32));
   out.suppressed_until_min = params["suppressedUntilMin"].ids(vocabulary);
-  if (const Field allowed = params["allowedTokenIds"]; !allowed.absent()) out.allowed_token_ids = allowed.ids(vocabulary);
+  if (const Field allowed = params["allowedTokenIds"]; !allowed.absent())
+    out.allowed_token_ids = allowed.ids(vocabulary);
   for (const Field& word : params["badWords"].items()) out.bad_words.push_back(word.ids(vocabulary));
   return out;
 }

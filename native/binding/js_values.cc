@@ -21,7 +21,8 @@ std::vector<Field> Field::items() const {
   const auto array = value_.As<Napi::Array>();
   std::vector<Field> out;
   out.reserve(array.Length());
-  for (uint32_t i = 0; i < array.Length(); ++i) out.emplace_back(array.Get(i), path_ + "[" + std::to_string(i) + "]");
+  for (uint32_t i = 0; i < array.Length(); ++i)
+    out.emplace_back(array.Get(i), path_ + "[" + std::to_string(i) + "]");
   return out;
 }
 
@@ -47,9 +48,11 @@ double Field::number() const {
 
 int64_t Field::integer(int64_t low, int64_t high) const {
   const double number = this->number();
-  if (number != std::floor(number) || number < static_cast<double>(low) || number > static_cast<double>(high)) {
-    throw Napi::RangeError::New(value_.Env(), path_ + " must be a whole number from " + std::to_string(low) + " to " +
-                                                  std::to_string(high) + ", not " + value_.ToString().Utf8Value());
+  if (number != std::floor(number) || number < static_cast<double>(low) ||
+      number > static_cast<double>(high)) {
+    throw Napi::RangeError::New(value_.Env(), path_ + " must be a whole number from " + std::to_string(low) +
+                                                  " to " + std::to_string(high) + ", not " +
+                                                  value_.ToString().Utf8Value());
   }
   return static_cast<int64_t>(number);
 }
@@ -79,7 +82,8 @@ std::vector<int32_t> Field::ids(int64_t limit) const {
 }
 
 std::span<const int32_t> Field::int32_array() const {
-  if (!value_.IsTypedArray() || value_.As<Napi::TypedArray>().TypedArrayType() != napi_int32_array) fail("an Int32Array");
+  if (!value_.IsTypedArray() || value_.As<Napi::TypedArray>().TypedArrayType() != napi_int32_array)
+    fail("an Int32Array");
   const auto array = value_.As<Napi::Int32Array>();
   return {array.Data(), array.ElementLength()};
 }
@@ -97,7 +101,8 @@ Napi::Float32Array to_float32(Napi::Env env, std::span<const float> values) {
 }
 
 Napi::Error to_js_error(Napi::Env env, std::exception_ptr failure) {
-  static constexpr const char* kCodes[] = {"invalid_argument", "corrupt_data", "io", "out_of_memory", "unsupported", "internal"};
+  static constexpr const char* kCodes[] = {"invalid_argument", "corrupt_data", "io",
+                                           "out_of_memory",    "unsupported",  "internal"};
   const char* code = "internal";
   std::string message = "unknown native failure";
   try {

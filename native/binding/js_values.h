@@ -32,13 +32,15 @@ class Field {
   double number_or(double fallback) const { return absent() ? fallback : number(); }
   // A whole number in [low, high], high <= 2^53.
   int64_t integer(int64_t low, int64_t high) const;
-  int64_t integer_or(int64_t fallback, int64_t low, int64_t high) const { return absent() ? fallback : integer(low, high); }
+  int64_t integer_or(int64_t fallback, int64_t low, int64_t high) const {
+    return absent() ? fallback : integer(low, high);
+  }
   uint64_t bigint() const;  // a BigInt, its low 64 bits
   std::string string() const;
   std::string string_or(std::string fallback) const { return absent() ? fallback : string(); }
   std::vector<double> numbers_or_empty() const;
-  std::vector<int32_t> ids(int64_t limit) const;       // array of whole numbers in [0, limit)
-  std::span<const int32_t> int32_array() const;        // Int32Array; valid while the JS caller holds it
+  std::vector<int32_t> ids(int64_t limit) const;  // array of whole numbers in [0, limit)
+  std::span<const int32_t> int32_array() const;   // Int32Array; valid while the JS caller holds it
 
   [[noreturn]] void fail(std::string_view expected) const;
 

@@ -31,7 +31,10 @@ class Task final : public Napi::AsyncWorker {
 
  private:
   Task(Napi::Env env, Work work, ToJs to_js)
-      : Napi::AsyncWorker(env), work_(std::move(work)), to_js_(std::move(to_js)), deferred_(Napi::Promise::Deferred::New(env)) {}
+      : Napi::AsyncWorker(env),
+        work_(std::move(work)),
+        to_js_(std::move(to_js)),
+        deferred_(Napi::Promise::Deferred::New(env)) {}
 
   void Execute() override {
     try {
@@ -60,17 +63,18 @@ Napi::Value cpu_info(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const CpuFeatures cpu = detect_cpu();
   auto features = Napi::Object::New(env);
-  for (const auto& [name, has] : std::initializer_list<std::pair<const char*, bool>>{{"avx2", cpu.avx2},
-                                                                                     {"avx_vnni", cpu.avx_vnni},
-                                                                                     {"avx512", cpu.avx512},
-                                                                                     {"avx512_vnni", cpu.avx512_vnni},
-                                                                                     {"avx512_vbmi", cpu.avx512_vbmi},
-                                                                                     {"avx512_bf16", cpu.avx512_bf16},
-                                                                                     {"amx_int8", cpu.amx_int8},
-                                                                                     {"amx_bf16", cpu.amx_bf16},
-                                                                                     {"neon", cpu.neon},
-                                                                                     {"neon_i8mm", cpu.neon_i8mm},
-                                                                                     {"neon_bf16", cpu.neon_bf16}}) {
+  for (const auto& [name, has] :
+       std::initializer_list<std::pair<const char*, bool>>{{"avx2", cpu.avx2},
+                                                           {"avx_vnni", cpu.avx_vnni},
+                                                           {"avx512", cpu.avx512},
+                                                           {"avx512_vnni", cpu.avx512_vnni},
+                                                           {"avx512_vbmi", cpu.avx512_vbmi},
+                                                           {"avx512_bf16", cpu.avx512_bf16},
+                                                           {"amx_int8", cpu.amx_int8},
+                                                           {"amx_bf16", cpu.amx_bf16},
+                                                           {"neon", cpu.neon},
+                                                           {"neon_i8mm", cpu.neon_i8mm},
+                                                           {"neon_bf16", cpu.neon_bf16}}) {
     features.Set(name, Napi::Boolean::New(env, has));
   }
   auto isas = Napi::Array::New(env);
@@ -105,7 +109,8 @@ Napi::Value cpu_info(const Napi::CallbackInfo& info) {
 
 Napi::Value read_bandwidth(const Napi::CallbackInfo& info) {
   const auto threads = static_cast<int>(Field(info[0], "threads").integer(1, 1024));
-  const auto bytes = static_cast<size_t>(Field(info[1], "bytesPerThread").integer_or(int64_t{256} << 20, 1 << 20, int64_t{1} << 34));
+  const auto bytes = static_cast<size_t>(
+      Field(info[1], "bytesPerThread").integer_or(int64_t{256} << 20, 1 << 20, int64_t{1} << 34));
   const auto rounds = static_cast<int>(Field(info[2], "rounds").integer_or(5, 1, 1000));
   return Task<double>::run(
       info.Env(), [=] { return measure_read_bandwidth(threads, bytes, rounds) / 1e9; },
@@ -147,7 +152,8 @@ Napi::Value count_zeros(const Napi::CallbackInfo& info) {
           source.read_f32(r, 1, row.data());
           for (const float value : row) zeros += value == 0.0f;
         }
-        return ZeroCount{static_cast<double>(zeros), static_cast<double>(source.rows()) * static_cast<double>(source.cols())};
+        return ZeroCount{static_cast<double>(zeros),
+                         static_cast<double>(source.rows()) * static_cast<double>(source.cols())};
       },
       [](Napi::Env env, const ZeroCount& count) -> Napi::Value {
         auto out = Napi::Object::New(env);
@@ -165,7 +171,8 @@ Napi::Value read_rows(const Napi::CallbackInfo& info) {
       [=, desc = tensor_desc(Field(info[0], "tensor")), paths = file_paths(Field(info[1], "files"))] {
         const OpenTensor open = open_tensor(desc, paths);
         if (row > open.rows->rows() || count > open.rows->rows() - row) {
-          throw Error(ErrorCode::invalid_argument, "tensor " + desc.name + " has only " + std::to_string(open.rows->rows()) + " rows");
+          throw Error(ErrorCode::invalid_argument,
+                      "tensor " + desc.name + " has only " + std::to_string(open.rows->rows()) + " rows");
         }
         std::vector<float> out(count * open.rows->cols());
         open.rows->read_f32(row, count, out.data());

@@ -23,7 +23,8 @@ Activations::Activations(uint32_t max_rows, uint32_t max_cols, const QuantizeOps
       sums_{AlignedBuffer(max_rows * sum_capacity_[0] * sizeof(int32_t)),
             AlignedBuffer(max_rows * sum_capacity_[1] * sizeof(int32_t))} {}
 
-void Activations::begin(const Projection& projection, const float* source, size_t source_stride, uint32_t rows) {
+void Activations::begin(const Projection& projection, const float* source, size_t source_stride,
+                        uint32_t rows) {
   projection_ = &projection;
   source_ = source;
   source_stride_ = source_stride;

@@ -14,8 +14,8 @@ using linear::Matrix;
 template <class Value, class Visit>
 void walk_dense(const Matrix& m, uint32_t row, Visit visit) {
   const uint32_t tile = linear::tile_cols(m.format), tiles = linear::tile_count(m);
-  const Value* at = reinterpret_cast<const Value*>(m.values) + size_t{row / kPanelRows} * tiles * kPanelRows * tile +
-                    size_t{row % kPanelRows} * tile;
+  const Value* at = reinterpret_cast<const Value*>(m.values) +
+                    size_t{row / kPanelRows} * tiles * kPanelRows * tile + size_t{row % kPanelRows} * tile;
   for (uint32_t t = 0, k = 0; k < m.cols; ++t, at += size_t{kPanelRows} * tile) {
     for (uint32_t c = 0; c < tile && k < m.cols; ++c, ++k) visit(k, at[c]);
   }
@@ -26,14 +26,15 @@ struct Group {
   float scale, minimum;
 };
 Group group_of(const Matrix& m, uint32_t row, uint32_t group) {
-  const size_t i = (size_t{row / (2 * kPanelRows)} * linear::group_count(m) + group) * 2 * kPanelRows + row % (2 * kPanelRows);
+  const size_t i = (size_t{row / (2 * kPanelRows)} * linear::group_count(m) + group) * 2 * kPanelRows +
+                   row % (2 * kPanelRows);
   return {f16_to_f32(m.group_scales[i]), m.has_min ? f16_to_f32(m.group_mins[i]) : 0.0f};
 }
 
 void read_dense_i4(const Matrix& m, uint32_t row, float* out) {
   const uint32_t tiles = linear::tile_count(m), size = linear::group_size(m.format);
-  const uint8_t* at = reinterpret_cast<const uint8_t*>(m.values) + size_t{row / (2 * kPanelRows)} * tiles * 64 +
-                      size_t{row % kPanelRows} * 4;
+  const uint8_t* at = reinterpret_cast<const uint8_t*>(m.values) +
+                      size_t{row / (2 * kPanelRows)} * tiles * 64 + size_t{row % kPanelRows} * 4;
   const int shift = row / kPanelRows % 2 ? 4 : 0;
   const float zero = m.has_min ? 0.0f : 8.0f;
   for (uint32_t k = 0; k < m.cols;) {
@@ -78,7 +79,8 @@ void read_embedding(const Matrix& m, uint32_t row, float* out, std::byte* scratc
     case Format::bf16:
       return walk_dense<uint16_t>(m, row, [&](uint32_t k, uint16_t w) { out[k] = bf16_to_f32(w); });
     case Format::i8:
-      return walk_dense<int8_t>(m, row, [&](uint32_t k, int8_t w) { out[k] = static_cast<float>(w) * m.row_scales[row]; });
+      return walk_dense<int8_t>(
+          m, row, [&](uint32_t k, int8_t w) { out[k] = static_cast<float>(w) * m.row_scales[row]; });
     case Format::i4g32:
     case Format::i4g128:
       return read_dense_i4(m, row, out);

@@ -18,25 +18,28 @@ constexpr uint32_t kMostLogitRows = 32;
 
 uint32_t batch_rows(const ModelConfig& c, int32_t max_batched_tokens) {
   const size_t row_bytes = size_t{2} * c.intermediate * sizeof(float);
-  const uint32_t fitting = std::clamp<uint32_t>(static_cast<uint32_t>(kWidestBytes / row_bytes), kFewestRows, kMostRows);
+  const uint32_t fitting =
+      std::clamp<uint32_t>(static_cast<uint32_t>(kWidestBytes / row_bytes), kFewestRows, kMostRows);
   return std::min(fitting, static_cast<uint32_t>(max_batched_tokens));
 }
 
 int32_t within(const char* what, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return static_cast<int32_t>(value);
-  throw Error(ErrorCode::invalid_argument, std::string(what) + " must be " + std::to_string(low) + " to " + std::to_string(high) +
-                                               ", not " + std::to_string(value));
+  throw Error(ErrorCode::invalid_argument, std::string(what) + " must be " + std::to_string(low) + " to " +
+                                               std::to_string(high) + ", not " + std::to_string(value));
 }
 
 // Blocks of the arena, once it is known that at least one sequence fits.
 uint32_t block_count(const KvLayout& layout, const ModelConfig& c, const EngineOptions& options) {
   const uint64_t bytes_per_block = uint64_t{layout.bytes_per_block()} * c.layers;
-  const uint64_t needed = (static_cast<uint64_t>(options.max_model_len) + KvLayout::block_tokens - 1) / KvLayout::block_tokens;
+  const uint64_t needed =
+      (static_cast<uint64_t>(options.max_model_len) + KvLayout::block_tokens - 1) / KvLayout::block_tokens;
   const uint64_t blocks = options.kv_bytes / bytes_per_block;
   if (blocks < needed) {
     throw Error(ErrorCode::invalid_argument,
-                "a KV cache of " + std::to_string(options.kv_bytes >> 20) + " MiB does not hold one sequence of " +
-                    std::to_string(options.max_model_len) + " tokens (" + std::to_string((needed * bytes_per_block >> 20) + 1) +
+                "a KV cache of " + std::to_string(options.kv_bytes >> 20) +
+                    " MiB does not hold one sequence of " + std::to_string(options.max_model_len) +
+                    " tokens (" + std::to_string((needed * bytes_per_block >> 20) + 1) +
                     " MiB); raise --kv-memory, lower --max-model-len, or choose --kv i8");
   }
   return static_cast<uint32_t>(std::min<uint64_t>(blocks, INT32_MAX / KvLayout::block_tokens));
@@ -49,7 +52,8 @@ WeightOptions with_isa(WeightOptions options, const CpuFeatures& cpu) {
 
 }  // namespace
 
-std::unique_ptr<Engine> Engine::load(const ModelDescription& model, const EngineOptions& options, const LoadProgress& progress) {
+std::unique_ptr<Engine> Engine::load(const ModelDescription& model, const EngineOptions& options,
+                                     const LoadProgress& progress) {
   validate(model.config);
   within("the context length", options.max_model_len, 1, 1 << 24);
   within("the number of slots", options.max_slots, 1, 1 << 14);
@@ -67,9 +71,10 @@ Engine::Engine(const ModelDescription& model, const EngineOptions& options, cons
   weights_ = load_weights(model, with_isa(options.weights, cpu_), cpu_, pool_, progress);
   arena_.emplace(layout, config_.layers, blocks);
   const uint32_t rows = batch_rows(config_, options.max_batched_tokens);
-  const uint32_t logit_rows = std::min(kMostLogitRows, std::max(8u, static_cast<uint32_t>(options.max_slots)));
-  graph_.emplace(config_, weights_, *arena_, cpu_, pool_, rows, std::min(rows, static_cast<uint32_t>(options.max_slots)), logit_rows,
-                 options.max_model_len);
+  const uint32_t logit_rows =
+      std::min(kMostLogitRows, std::max(8u, static_cast<uint32_t>(options.max_slots)));
+  graph_.emplace(config_, weights_, *arena_, cpu_, pool_, rows,
+                 std::min(rows, static_cast<uint32_t>(options.max_slots)), logit_rows, options.max_model_len);
   slots_.resize(static_cast<size_t>(options.max_slots));
   for (int i = 0; i < pool_.size(); ++i) sample_workspaces_.emplace_back(config_.vocabulary);
   chunks_.reserve(rows);
@@ -78,8 +83,8 @@ Engine::Engine(const ModelDescription& model, const EngineOptions& options, cons
 
   info_.threads = pool_.size();
   info_.isa = best_isa(cpu_);
-  info_.limits = {options.max_slots, static_cast<int32_t>(blocks), options.max_model_len, options.max_batched_tokens,
-                  static_cast<int32_t>(config_.vocabulary)};
+  info_.limits = {options.max_slots, static_cast<int32_t>(blocks), options.max_model_len,
+                  options.max_batched_tokens, static_cast<int32_t>(config_.vocabulary)};
   info_.weights = weights_.statistics;
   info_.warnings = weights_.warnings;
   info_.kv_bytes = arena_->bytes();
@@ -92,12 +97,14 @@ std::unique_ptr<Slot> Engine::make_slot(SamplingParams params, std::span<const i
   const size_t used = prompt.size() + output.size();
   const size_t room = static_cast<size_t>(info_.limits.max_model_len) + 1;
   if (used > room) {
-    throw Error(ErrorCode::invalid_argument, "a request of " + std::to_string(used) + " tokens exceeds the context of " +
+    throw Error(ErrorCode::invalid_argument, "a request of " + std::to_string(used) +
+                                                 " tokens exceeds the context of " +
                                                  std::to_string(info_.limits.max_model_len));
   }
   for (const int32_t token : prompt) {
     if (token < 0 || token >= info_.limits.vocabulary) {
-      throw Error(ErrorCode::invalid_argument, "token id " + std::to_string(token) + " is outside the vocabulary of " +
+      throw Error(ErrorCode::invalid_argument, "token id " + std::to_string(token) +
+                                                   " is outside the vocabulary of " +
                                                    std::to_string(info_.limits.vocabulary));
     }
   }
@@ -124,7 +131,8 @@ void Engine::lay_out(const StepRecord& record, StepResult& result) {
     }
     if (params.prompt_logprobs < 0) continue;
     const int64_t left = static_cast<int64_t>(slot.prompt.size()) - 1 - entry.position;
-    output.prompt_rows = static_cast<int32_t>(std::clamp<int64_t>(left, 0, static_cast<int64_t>(entry.tokens.size())));
+    output.prompt_rows =
+        static_cast<int32_t>(std::clamp<int64_t>(left, 0, static_cast<int64_t>(entry.tokens.size())));
     output.prompt_k = std::min(params.prompt_logprobs, static_cast<int32_t>(config_.vocabulary));
     output.prompt_begin = prompt;
     output.prompt_top_begin = prompt_top;
@@ -163,7 +171,8 @@ void Engine::step(const StepRecord& record, StepResult& result) {
       for (uint32_t j = done; j < done + count; ++j) {
         const int32_t index = static_cast<int32_t>(j);
         if (index < result.outputs[i].prompt_rows) {
-          logit_rows_.push_back({rows + j - done, i, index, slot.prompt[static_cast<size_t>(entry.position + index + 1)]});
+          logit_rows_.push_back(
+              {rows + j - done, i, index, slot.prompt[static_cast<size_t>(entry.position + index + 1)]});
         }
         if (entry.sample && j + 1 == total) logit_rows_.push_back({rows + j - done, i, -1, -1});
       }
@@ -186,17 +195,19 @@ void Engine::run_rows(const StepRecord& record, StepResult& result) {
     row_indices_.clear();
     for (size_t i = 0; i < count; ++i) row_indices_.push_back(logit_rows_[begin + i].row);
     const float* logits = graph_->logits(row_indices_);
-    pool_.run(static_cast<int>(std::min<size_t>(count, static_cast<size_t>(pool_.size()))), [&](int thread, int threads) {
-      for (size_t i = static_cast<size_t>(thread); i < count; i += static_cast<size_t>(threads)) {
-        finish_row(logit_rows_[begin + i], logits + i * config_.vocabulary, thread, record, result);
-      }
-    });
+    pool_.run(static_cast<int>(std::min<size_t>(count, static_cast<size_t>(pool_.size()))),
+              [&](int thread, int threads) {
+                for (size_t i = static_cast<size_t>(thread); i < count; i += static_cast<size_t>(threads)) {
+                  finish_row(logit_rows_[begin + i], logits + i * config_.vocabulary, thread, record, result);
+                }
+              });
   }
   chunks_.clear();
   logit_rows_.clear();
 }
 
-void Engine::finish_row(const LogitRow& row, const float* logits, int thread, const StepRecord& record, StepResult& result) {
+void Engine::finish_row(const LogitRow& row, const float* logits, int thread, const StepRecord& record,
+                        StepResult& result) {
   StepOutput& output = result.outputs[row.entry];
   SampleWorkspace& workspace = sample_workspaces_[static_cast<size_t>(thread)];
   if (row.prompt_index >= 0) {
@@ -205,29 +216,33 @@ void Engine::finish_row(const LogitRow& row, const float* logits, int thread, co
     result.prompt_logprobs[output.prompt_begin + index] = logits[row.target] - lse;
     const size_t k = static_cast<size_t>(output.prompt_k), top = output.prompt_top_begin + index * k;
     if (k > 0) {
-      top_logprobs(vocabulary_, logits, config_.vocabulary, lse, k, workspace.candidates(), result.prompt_top_ids.data() + top,
-                   result.prompt_top_logprobs.data() + top);
+      top_logprobs(vocabulary_, logits, config_.vocabulary, lse, k, workspace.candidates(),
+                   result.prompt_top_ids.data() + top, result.prompt_top_logprobs.data() + top);
     }
     // Rows of one entry may end on several threads; all of them write the same value.
-    if (!std::isfinite(lse)) std::atomic_ref(output.status).store(RowStatus::non_finite_logits, std::memory_order_relaxed);
+    if (!std::isfinite(lse))
+      std::atomic_ref(output.status).store(RowStatus::non_finite_logits, std::memory_order_relaxed);
     return;
   }
   if (record.keep_logits) {
     size_t sampled = 0;
     for (uint32_t i = 0; i < row.entry; ++i) sampled += record.entries[i].sample ? 1 : 0;
-    std::memcpy(result.logits.data() + sampled * config_.vocabulary, logits, config_.vocabulary * sizeof(float));
+    std::memcpy(result.logits.data() + sampled * config_.vocabulary, logits,
+                config_.vocabulary * sizeof(float));
   }
   Slot& slot = *slots_[static_cast<size_t>(record.entries[row.entry].slot)];
-  const SampleResult sample = slot.sampler.sample(vocabulary_, logits, workspace, result.top_ids.data() + output.top_begin,
-                                                  result.top_logprobs.data() + output.top_begin);
+  const SampleResult sample =
+      slot.sampler.sample(vocabulary_, logits, workspace, result.top_ids.data() + output.top_begin,
+                          result.top_logprobs.data() + output.top_begin);
   if (sample.status == SampleStatus::ok) {
     output.token = sample.token;
     output.logprob = sample.logprob;
     output.top = sample.top;
   } else {
-    std::atomic_ref(output.status).store(sample.status == SampleStatus::non_finite_logits ? RowStatus::non_finite_logits
-                                                                                          : RowStatus::no_token_allowed,
-                                         std::memory_order_relaxed);
+    std::atomic_ref(output.status)
+        .store(sample.status == SampleStatus::non_finite_logits ? RowStatus::non_finite_logits
+                                                                : RowStatus::no_token_allowed,
+               std::memory_order_relaxed);
   }
 }
 

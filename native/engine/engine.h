@@ -43,14 +43,18 @@ struct Slot {
 class Engine {
  public:
   // Throws Error saying what is wrong with the model, the options or the machine.
-  static std::unique_ptr<Engine> load(const ModelDescription& model, const EngineOptions& options, const LoadProgress& progress);
+  static std::unique_ptr<Engine> load(const ModelDescription& model, const EngineOptions& options,
+                                      const LoadProgress& progress);
 
   const EngineInfo& info() const { return info_; }
 
   // Checks a request and builds its sampler. May be called from any thread. Throws invalid_argument.
-  std::unique_ptr<Slot> make_slot(SamplingParams params, std::span<const int32_t> prompt, std::span<const int32_t> output) const;
+  std::unique_ptr<Slot> make_slot(SamplingParams params, std::span<const int32_t> prompt,
+                                  std::span<const int32_t> output) const;
 
-  void open_slot(int32_t index, std::unique_ptr<Slot> slot) { slots_[static_cast<size_t>(index)] = std::move(slot); }
+  void open_slot(int32_t index, std::unique_ptr<Slot> slot) {
+    slots_[static_cast<size_t>(index)] = std::move(slot);
+  }
   void close_slot(int32_t index) { slots_[static_cast<size_t>(index)].reset(); }
 
   // Computes a step. Throws invalid_argument, before anything has changed, if the record does not fit; a row whose logits are
@@ -60,7 +64,7 @@ class Engine {
  private:
   // A row of logits that somebody waits for.
   struct LogitRow {
-    uint32_t row;          // in the graph's batch
+    uint32_t row;  // in the graph's batch
     uint32_t entry;
     int32_t prompt_index;  // row of the entry's prompt log-probabilities; -1 = sample
     int32_t target;        // token whose log-probability is wanted, prompt rows only
@@ -69,7 +73,8 @@ class Engine {
   Engine(const ModelDescription& model, const EngineOptions& options, const LoadProgress& progress);
   void lay_out(const StepRecord& record, StepResult& result);
   void run_rows(const StepRecord& record, StepResult& result);
-  void finish_row(const LogitRow& row, const float* logits, int thread, const StepRecord& record, StepResult& result);
+  void finish_row(const LogitRow& row, const float* logits, int thread, const StepRecord& record,
+                  StepResult& result);
 
   ModelConfig config_;
   CpuFeatures cpu_;

@@ -24,12 +24,15 @@ T* row_of(AlignedBuffer& buffer, size_t row, size_t stride) {
   return buffer.as<T>() + row * stride;
 }
 
-uint32_t widest_input(const ModelConfig& c, uint32_t ffn_cols) { return std::max({c.hidden, c.q_cols(), ffn_cols}); }
+uint32_t widest_input(const ModelConfig& c, uint32_t ffn_cols) {
+  return std::max({c.hidden, c.q_cols(), ffn_cols});
+}
 
 size_t linear_scratch(const ModelWeights& weights, uint32_t max_rows, uint32_t max_logit_rows) {
   size_t most = 0;
   const auto visit = [&](const Projection& projection, uint32_t rows) {
-    for (const Projection::Part& part : projection.parts) most = std::max(most, part.plan.workspace_bytes(rows));
+    for (const Projection::Part& part : projection.parts)
+      most = std::max(most, part.plan.workspace_bytes(rows));
   };
   visit(weights.head, max_logit_rows);
   for (const LayerWeights& layer : weights.layers) {
@@ -40,8 +43,9 @@ size_t linear_scratch(const ModelWeights& weights, uint32_t max_rows, uint32_t m
 
 }  // namespace
 
-Graph::Graph(const ModelConfig& c, const ModelWeights& weights, KvArena& arena, const CpuFeatures& cpu, ThreadPool& pool,
-             uint32_t max_rows, uint32_t max_chunks, uint32_t max_logit_rows, int64_t max_positions)
+Graph::Graph(const ModelConfig& c, const ModelWeights& weights, KvArena& arena, const CpuFeatures& cpu,
+             ThreadPool& pool, uint32_t max_rows, uint32_t max_chunks, uint32_t max_logit_rows,
+             int64_t max_positions)
     : config_(c),
       weights_(weights),
       arena_(arena),
@@ -54,10 +58,11 @@ Graph::Graph(const ModelConfig& c, const ModelWeights& weights, KvArena& arena, 
       attention_(select_attention(cpu)),
       frequencies_(build_rope_frequencies(c.rope, max_positions)),
       activations_(std::max(max_rows, max_logit_rows),
-                   widest_input(c, (c.intermediate + linear::kPanelRows - 1) / linear::kPanelRows * linear::kPanelRows),
+                   widest_input(c, (c.intermediate + linear::kPanelRows - 1) / linear::kPanelRows *
+                                       linear::kPanelRows),
                    select_quantize(cpu)),
-      attention_plan_(arena.layout(), static_cast<int>(c.heads), static_cast<int>(max_rows), static_cast<int>(max_chunks),
-                      pool.size()),
+      attention_plan_(arena.layout(), static_cast<int>(c.heads), static_cast<int>(max_rows),
+                      static_cast<int>(max_chunks), pool.size()),
       ffn_cols_((c.intermediate + linear::kPanelRows - 1) / linear::kPanelRows * linear::kPanelRows) {
   const auto floats = [](size_t rows, size_t cols) { return AlignedBuffer(rows * cols * sizeof(float)); };
   hidden_ = floats(max_rows, c.hidden);
@@ -69,9 +74,10 @@ Graph::Graph(const ModelConfig& c, const ModelWeights& weights, KvArena& arena, 
   cos_ = floats(max_rows, c.head_dim / 2);
   sin_ = floats(max_rows, c.head_dim / 2);
   logits_ = floats(max_logit_rows, c.vocabulary);
-  scratch_bytes_ = std::max({linear_scratch(weights, max_rows, max_logit_rows),
-                             attend_workspace_floats(arena.layout(), static_cast<int>(c.heads)) * sizeof(float),
-                             embedding_scratch_bytes(weights.embedding_matrix())});
+  scratch_bytes_ =
+      std::max({linear_scratch(weights, max_rows, max_logit_rows),
+                attend_workspace_floats(arena.layout(), static_cast<int>(c.heads)) * sizeof(float),
+                embedding_scratch_bytes(weights.embedding_matrix())});
   scratch_bytes_ = (scratch_bytes_ + 4095) / 4096 * 4096;
   scratch_ = AlignedBuffer(scratch_bytes_ * static_cast<size_t>(pool.size()));
   rows_.reserve(max_rows);
@@ -79,19 +85,22 @@ Graph::Graph(const ModelConfig& c, const ModelWeights& weights, KvArena& arena, 
 }
 
 size_t Graph::workspace_bytes() const {
-  return hidden_.size() + normed_.size() + qkv_.size() + gate_up_.size() + ffn_.size() + product_.size() + logits_.size() +
-         scratch_.size();
+  return hidden_.size() + normed_.size() + qkv_.size() + gate_up_.size() + ffn_.size() + product_.size() +
+         logits_.size() + scratch_.size();
 }
 
 void Graph::each_row(uint32_t rows, size_t cost_per_row, FunctionRef<void(uint32_t, int)> work) {
-  const int threads = std::min(threads_for(rows * cost_per_row, kRowElementsPerThread, pool_.size()), static_cast<int>(rows));
+  const int threads =
+      std::min(threads_for(rows * cost_per_row, kRowElementsPerThread, pool_.size()), static_cast<int>(rows));
   if (threads <= 1) {
     for (uint32_t row = 0; row < rows; ++row) work(row, 0);
     return;
   }
   pool_.run(threads, [&](int thread, int of) {
-    const uint32_t begin = static_cast<uint32_t>(uint64_t{rows} * static_cast<uint32_t>(thread) / static_cast<uint32_t>(of));
-    const uint32_t end = static_cast<uint32_t>(uint64_t{rows} * static_cast<uint32_t>(thread + 1) / static_cast<uint32_t>(of));
+    const uint32_t begin =
+        static_cast<uint32_t>(uint64_t{rows} * static_cast<uint32_t>(thread) / static_cast<uint32_t>(of));
+    const uint32_t end =
+        static_cast<uint32_t>(uint64_t{rows} * static_cast<uint32_t>(thread + 1) / static_cast<uint32_t>(of));
     for (uint32_t row = begin; row < end; ++row) work(row, thread);
   });
 }
@@ -149,8 +158,10 @@ void Graph::prepare(std::span<const Chunk> chunks) {
   const linear::Matrix& embedding = weights_.embedding_matrix();
   const size_t half = config_.head_dim / 2;
   each_row(static_cast<uint32_t>(rows_.size()), config_.hidden + 32 * half, [&](uint32_t row, int thread) {
-    rope_angles(frequencies_, rows_[row].position, row_of<float>(cos_, row, half), row_of<float>(sin_, row, half));
-    read_embedding(embedding, static_cast<uint32_t>(rows_[row].token), row_of<float>(hidden_, row, config_.hidden),
+    rope_angles(frequencies_, rows_[row].position, row_of<float>(cos_, row, half),
+                row_of<float>(sin_, row, half));
+    read_embedding(embedding, static_cast<uint32_t>(rows_[row].token),
+                   row_of<float>(hidden_, row, config_.hidden),
                    scratch_.data() + scratch_bytes_ * static_cast<size_t>(thread));
   });
 }
@@ -172,8 +183,8 @@ void Graph::rotate_and_store(uint32_t index, uint32_t row) {
   const float* sin = row_of<float>(sin_, row, c.head_dim / 2);
   // Keys follow the queries in the row: one call rotates both.
   rope_.apply(q, c.heads + c.kv_heads, c.head_dim, cos, sin);
-  attention_.store_kv(arena_.layout(), arena_.block(index, rows_[row].block), rows_[row].position % KvLayout::block_tokens, k,
-                      k + c.kv_cols());
+  attention_.store_kv(arena_.layout(), arena_.block(index, rows_[row].block),
+                      rows_[row].position % KvLayout::block_tokens, k, k + c.kv_cols());
 }
 
 void Graph::attend(uint32_t index) {
@@ -196,7 +207,8 @@ void Graph::attend(uint32_t index) {
   std::atomic<size_t> next{0};
   const auto take_items = [&](int thread, int) {
     float* scratch = reinterpret_cast<float*>(scratch_.data() + scratch_bytes_ * static_cast<size_t>(thread));
-    for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < items.size();) attention_.attend(args, items[i], scratch);
+    for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < items.size();)
+      attention_.attend(args, items[i], scratch);
   };
   std::atomic<size_t> next_combine{0};
   const auto take_combines = [&](int, int) {
@@ -247,15 +259,17 @@ void Graph::ffn_layer(const LayerWeights& layer, uint32_t rows) {
     activations_.convert(row);
   });
   const size_t both = layer.gate_up.out;
-  project(layer.gate_up, rows, gate_up_.as<float>(), both, layer.interleaved, [&](uint32_t begin, uint32_t end) {
-    if (!layer.interleaved) return;
-    constexpr uint32_t kRun = linear::kPanelRows;
-    for (uint32_t row = 0; row < rows; ++row) {
-      const float* from = row_of<float>(gate_up_, row, both);
-      float* to = row_of<float>(ffn_, row, ffn_cols_);
-      for (uint32_t i = begin; i < end; i += 2 * kRun) activation_.swiglu(from + i, from + i + kRun, kRun, to + i / 2);
-    }
-  });
+  project(layer.gate_up, rows, gate_up_.as<float>(), both, layer.interleaved,
+          [&](uint32_t begin, uint32_t end) {
+            if (!layer.interleaved) return;
+            constexpr uint32_t kRun = linear::kPanelRows;
+            for (uint32_t row = 0; row < rows; ++row) {
+              const float* from = row_of<float>(gate_up_, row, both);
+              float* to = row_of<float>(ffn_, row, ffn_cols_);
+              for (uint32_t i = begin; i < end; i += 2 * kRun)
+                activation_.swiglu(from + i, from + i + kRun, kRun, to + i / 2);
+            }
+          });
   activations_.begin(layer.down, ffn_.as<float>(), ffn_cols_, rows);
   each_row(rows, c.intermediate, [&](uint32_t row, int) {
     if (!layer.interleaved) {
@@ -274,8 +288,8 @@ const float* Graph::logits(std::span<const uint32_t> rows) {
   const uint32_t count = static_cast<uint32_t>(rows.size());
   activations_.begin(weights_.head, normed_.as<float>(), c.hidden, count);
   each_row(count, c.hidden, [&](uint32_t i, int) {
-    norm_.rms_norm(row_of<float>(hidden_, rows[i], c.hidden), weights_.final_norm.data(), c.norm_eps, c.hidden,
-                   row_of<float>(normed_, i, c.hidden));
+    norm_.rms_norm(row_of<float>(hidden_, rows[i], c.hidden), weights_.final_norm.data(), c.norm_eps,
+                   c.hidden, row_of<float>(normed_, i, c.hidden));
     activations_.convert(i);
   });
   project(weights_.head, count, logits_.as<float>(), c.vocabulary, false, [](uint32_t, uint32_t) {});

@@ -34,8 +34,9 @@ struct Chunk {
 // sequence alone: linear layers, norms and attention each promise it (see their headers).
 class Graph {
  public:
-  Graph(const ModelConfig& config, const ModelWeights& weights, KvArena& arena, const CpuFeatures& cpu, ThreadPool& pool,
-        uint32_t max_rows, uint32_t max_chunks, uint32_t max_logit_rows, int64_t max_positions);
+  Graph(const ModelConfig& config, const ModelWeights& weights, KvArena& arena, const CpuFeatures& cpu,
+        ThreadPool& pool, uint32_t max_rows, uint32_t max_chunks, uint32_t max_logit_rows,
+        int64_t max_positions);
 
   // Runs all layers over the chunks' tokens, at most max_rows, and stores their keys and values.
   void forward(std::span<const Chunk> chunks);
@@ -72,14 +73,14 @@ class Graph {
   Activations activations_;
   AttentionPlan attention_plan_;
 
-  uint32_t ffn_cols_;                   // intermediate size rounded up to whole panels
-  AlignedBuffer hidden_, normed_;       // [max_rows][hidden]
-  AlignedBuffer qkv_;                   // [max_rows][q | k | v]; attention writes its result over q
-  AlignedBuffer gate_up_, ffn_;         // [max_rows][2 ffn_cols], [max_rows][ffn_cols]
-  AlignedBuffer product_;               // [max_rows][hidden], before it joins the residual
-  AlignedBuffer cos_, sin_;             // [max_rows][head_dim / 2]
-  AlignedBuffer logits_;                // [max_logit_rows][vocabulary]
-  AlignedBuffer scratch_;               // per thread
+  uint32_t ffn_cols_;              // intermediate size rounded up to whole panels
+  AlignedBuffer hidden_, normed_;  // [max_rows][hidden]
+  AlignedBuffer qkv_;              // [max_rows][q | k | v]; attention writes its result over q
+  AlignedBuffer gate_up_, ffn_;    // [max_rows][2 ffn_cols], [max_rows][ffn_cols]
+  AlignedBuffer product_;          // [max_rows][hidden], before it joins the residual
+  AlignedBuffer cos_, sin_;        // [max_rows][head_dim / 2]
+  AlignedBuffer logits_;           // [max_logit_rows][vocabulary]
+  AlignedBuffer scratch_;          // per thread
   size_t scratch_bytes_ = 0;
 
   struct Row {

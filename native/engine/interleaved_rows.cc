@@ -78,8 +78,10 @@ bool same(const std::optional<SourceCodes>& a, const std::optional<SourceCodes>&
 }  // namespace
 
 std::unique_ptr<RowSource> interleave_rows(const RowSource& first, const RowSource& second) {
-  if (first.rows() != second.rows() || first.cols() != second.cols() || !same(first.codes(), second.codes())) {
-    throw Error(ErrorCode::invalid_argument, "only matrices of one shape and one encoding can be interleaved");
+  if (first.rows() != second.rows() || first.cols() != second.cols() ||
+      !same(first.codes(), second.codes())) {
+    throw Error(ErrorCode::invalid_argument,
+                "only matrices of one shape and one encoding can be interleaved");
   }
   return std::make_unique<InterleavedRows>(first, second);
 }

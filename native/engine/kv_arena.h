@@ -12,7 +12,10 @@ namespace filigree {
 class KvArena {
  public:
   KvArena(const KvLayout& layout, uint32_t layers, uint32_t blocks)
-      : layout_(layout), layers_(layers), blocks_(blocks), memory_(layout.bytes_per_block() * blocks * layers) {}
+      : layout_(layout),
+        layers_(layers),
+        blocks_(blocks),
+        memory_(layout.bytes_per_block() * blocks * layers) {}
 
   const KvLayout& layout() const { return layout_; }
   uint32_t blocks() const { return blocks_; }
@@ -24,7 +27,8 @@ class KvArena {
 
   void copy_block(int32_t from, int32_t to) {
     if (from == to) return;
-    for (uint32_t l = 0; l < layers_; ++l) std::memcpy(block(l, to), block(l, from), layout_.bytes_per_block());
+    for (uint32_t l = 0; l < layers_; ++l)
+      std::memcpy(block(l, to), block(l, from), layout_.bytes_per_block());
   }
 
  private:

@@ -7,8 +7,9 @@ namespace {
 
 void in_range(const char* field, uint64_t value, uint64_t low, uint64_t high) {
   if (value >= low && value <= high) return;
-  throw Error(ErrorCode::invalid_argument, std::string("the model's ") + field + " is " + std::to_string(value) +
-                                               "; this engine runs " + std::to_string(low) + " to " + std::to_string(high));
+  throw Error(ErrorCode::invalid_argument, std::string("the model's ") + field + " is " +
+                                               std::to_string(value) + "; this engine runs " +
+                                               std::to_string(low) + " to " + std::to_string(high));
 }
 
 }  // namespace
@@ -22,14 +23,16 @@ void validate(const ModelConfig& c) {
   in_range("head dimension", c.head_dim, 2, 1024);
   in_range("vocabulary size", c.vocabulary, 1, 1u << 24);
   if (c.heads % c.kv_heads != 0) {
-    throw Error(ErrorCode::invalid_argument, std::to_string(c.heads) + " heads cannot share " + std::to_string(c.kv_heads) +
-                                                 " key-value heads evenly");
+    throw Error(ErrorCode::invalid_argument, std::to_string(c.heads) + " heads cannot share " +
+                                                 std::to_string(c.kv_heads) + " key-value heads evenly");
   }
-  if (c.head_dim % 2 != 0) throw Error(ErrorCode::invalid_argument, "an odd head dimension cannot be rotated");
+  if (c.head_dim % 2 != 0)
+    throw Error(ErrorCode::invalid_argument, "an odd head dimension cannot be rotated");
   if (!(c.norm_eps >= 0.0f && c.norm_eps < 1.0f)) {
     throw Error(ErrorCode::invalid_argument, "the model's rms_norm_eps must lie in [0, 1)");
   }
-  if (c.sliding_window > (1u << 30)) throw Error(ErrorCode::invalid_argument, "the model's sliding window is absurd");
+  if (c.sliding_window > (1u << 30))
+    throw Error(ErrorCode::invalid_argument, "the model's sliding window is absurd");
 }
 
 }  // namespace filigree

@@ -38,9 +38,13 @@ uint64_t fnv1a(std::span<const char> bytes) {
   return hash;
 }
 
-void append(std::string& head, const void* data, size_t bytes) { head.append(static_cast<const char*>(data), bytes); }
+void append(std::string& head, const void* data, size_t bytes) {
+  head.append(static_cast<const char*>(data), bytes);
+}
 
-[[noreturn]] void damaged(const std::string& what) { throw Error(ErrorCode::corrupt_data, "packed cache: " + what); }
+[[noreturn]] void damaged(const std::string& what) {
+  throw Error(ErrorCode::corrupt_data, "packed cache: " + what);
+}
 
 // Takes consecutive pieces of the head.
 class HeadReader {
@@ -109,11 +113,13 @@ uint64_t page_up(uint64_t offset) { return (offset + kPage - 1) / kPage * kPage;
 
 }  // namespace
 
-std::string packed_cache_key(const ModelDescription& model, const WeightOptions& options, const WeightPlan& plan) {
-  std::string key = "source " + model.source_key + "\nisa " + options.isa + "\nmatrix version " + std::to_string(kPackedVersion);
+std::string packed_cache_key(const ModelDescription& model, const WeightOptions& options,
+                             const WeightPlan& plan) {
+  std::string key = "source " + model.source_key + "\nisa " + options.isa + "\nmatrix version " +
+                    std::to_string(kPackedVersion);
   for (const MatrixPlan& m : plan.matrices) {
-    key += "\n" + m.key() + " " + std::to_string(m.rows) + "x" + std::to_string(m.cols) + " " + linear::name_of(m.format) + " " +
-           (m.layout ? linear::name_of(*m.layout) : "by zeros");
+    key += "\n" + m.key() + " " + std::to_string(m.rows) + "x" + std::to_string(m.cols) + " " +
+           linear::name_of(m.format) + " " + (m.layout ? linear::name_of(*m.layout) : "by zeros");
   }
   for (const VectorPlan& v : plan.vectors) key += "\n" + v.tensor->name + " " + std::to_string(v.length);
   return key;
@@ -125,8 +131,8 @@ std::string packed_cache_path(const std::string& folder, const std::string& key)
   return folder + "/" + name;
 }
 
-bool read_packed_cache(const std::string& path, const std::string& key, const WeightPlan& plan, PackedWeights& weights,
-                       ThreadPool& pool, const LoadProgress& progress) {
+bool read_packed_cache(const std::string& path, const std::string& key, const WeightPlan& plan,
+                       PackedWeights& weights, ThreadPool& pool, const LoadProgress& progress) {
   if (!std::filesystem::exists(path)) return false;
   const File file = File::open(path);
   Preamble preamble;
@@ -134,7 +140,8 @@ bool read_packed_cache(const std::string& path, const std::string& key, const We
   file.read_at(0, &preamble, sizeof preamble);
   if (std::memcmp(preamble.magic, kMagic, sizeof kMagic) != 0) damaged("it is a file of another kind");
   if (preamble.version != kVersion) damaged("it has version " + std::to_string(preamble.version));
-  if (preamble.head_bytes > kMostHead || preamble.head_bytes > file.size() - sizeof preamble) damaged("its head is too long");
+  if (preamble.head_bytes > kMostHead || preamble.head_bytes > file.size() - sizeof preamble)
+    damaged("its head is too long");
   std::vector<char> head(preamble.head_bytes);
   file.read_at(sizeof preamble, head.data(), head.size());
   if (fnv1a(head) != preamble.head_checksum) damaged("the checksum of its head differs");

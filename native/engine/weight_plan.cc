@@ -11,7 +11,8 @@ namespace {
 using linear::Format;
 
 Format i4_format(const TensorDesc& tensor) {
-  const bool blocks_of_32 = tensor.encoding == "q4_0" || tensor.encoding == "q4_1" || tensor.encoding == "q4_k";
+  const bool blocks_of_32 =
+      tensor.encoding == "q4_0" || tensor.encoding == "q4_1" || tensor.encoding == "q4_k";
   const bool codes = tensor.encoding == "pack-quantized" || tensor.encoding == "bitmask+pack-quantized";
   if (blocks_of_32 || (codes && tensor.group_size > 0 && tensor.group_size % 128 != 0)) return Format::i4g32;
   return Format::i4g128;
@@ -23,8 +24,8 @@ Format automatic_format(const TensorDesc& tensor) {
   if (encoding == "pack-quantized" || encoding == "bitmask+pack-quantized") {
     return tensor.bits == 4 ? i4_format(tensor) : Format::i8;
   }
-  if (encoding == "q8_0" || encoding == "q5_0" || encoding == "q5_1" || encoding == "q5_k" || encoding == "q6_k" ||
-      encoding == "int-quantized" || encoding == "bitmask+int-quantized") {
+  if (encoding == "q8_0" || encoding == "q5_0" || encoding == "q5_1" || encoding == "q5_k" ||
+      encoding == "q6_k" || encoding == "int-quantized" || encoding == "bitmask+int-quantized") {
     return Format::i8;
   }
   return Format::bf16;
@@ -47,8 +48,8 @@ Format format_of(const TensorDesc& tensor, WeightChoice choice) {
 }
 
 bool same_encoding(const TensorDesc& a, const TensorDesc& b) {
-  return a.encoding == b.encoding && a.group_size == b.group_size && a.bits == b.bits && a.symmetric == b.symmetric &&
-         a.parts.size() == b.parts.size();
+  return a.encoding == b.encoding && a.group_size == b.group_size && a.bits == b.bits &&
+         a.symmetric == b.symmetric && a.parts.size() == b.parts.size();
 }
 
 std::string shape_text(const std::vector<uint64_t>& shape) {
@@ -72,7 +73,8 @@ class Planner {
       add(MatrixPlan::Place::embedding, 0, {&embedding}, options_.head, c.vocabulary, c.hidden);
       // Rows are looked up one at a time: a dense layout finds them without counting bits.
       plan_.matrices.back().layout = linear::Layout::dense;
-      add(MatrixPlan::Place::head, 0, {&matrix("lm_head.weight", c.vocabulary, c.hidden)}, options_.head, c.vocabulary, c.hidden);
+      add(MatrixPlan::Place::head, 0, {&matrix("lm_head.weight", c.vocabulary, c.hidden)}, options_.head,
+          c.vocabulary, c.hidden);
     }
     vector("model.norm.weight", c.hidden);
     for (uint32_t l = 0; l < c.layers; ++l) layer(l);
@@ -95,23 +97,25 @@ class Planner {
     const TensorDesc& k = matrix(attention + "k_proj.weight", c.kv_cols(), c.hidden);
     const TensorDesc& v = matrix(attention + "v_proj.weight", c.kv_cols(), c.hidden);
     add_side_by_side(MatrixPlan::Place::qkv, l, {&q, &k, &v});
-    add(MatrixPlan::Place::output, l, {&matrix(attention + "o_proj.weight", c.hidden, c.q_cols())}, options_.matrices, c.hidden,
-        c.q_cols());
+    add(MatrixPlan::Place::output, l, {&matrix(attention + "o_proj.weight", c.hidden, c.q_cols())},
+        options_.matrices, c.hidden, c.q_cols());
     const TensorDesc& gate = matrix(mlp + "gate_proj.weight", c.intermediate, c.hidden);
     const TensorDesc& up = matrix(mlp + "up_proj.weight", c.intermediate, c.hidden);
     if (same_encoding(gate, up)) {
-      const uint32_t padded = (c.intermediate + linear::kPanelRows - 1) / linear::kPanelRows * linear::kPanelRows;
+      const uint32_t padded =
+          (c.intermediate + linear::kPanelRows - 1) / linear::kPanelRows * linear::kPanelRows;
       add(MatrixPlan::Place::gate_up, l, {&gate, &up}, options_.matrices, 2 * padded, c.hidden);
       plan_.matrices.back().interleaved = true;
     } else {
       add_side_by_side(MatrixPlan::Place::gate_up, l, {&gate, &up});
     }
-    add(MatrixPlan::Place::down, l, {&matrix(mlp + "down_proj.weight", c.hidden, c.intermediate)}, options_.matrices, c.hidden,
-        c.intermediate);
+    add(MatrixPlan::Place::down, l, {&matrix(mlp + "down_proj.weight", c.hidden, c.intermediate)},
+        options_.matrices, c.hidden, c.intermediate);
   }
 
   // One matrix for all where the format allows it, else one for each run of tensors that share a format.
-  void add_side_by_side(MatrixPlan::Place place, uint32_t layer, const std::vector<const TensorDesc*>& tensors) {
+  void add_side_by_side(MatrixPlan::Place place, uint32_t layer,
+                        const std::vector<const TensorDesc*>& tensors) {
     for (size_t i = 0; i < tensors.size();) {
       std::vector<const TensorDesc*> run;
       uint64_t rows = 0;
@@ -124,8 +128,8 @@ class Planner {
     }
   }
 
-  void add(MatrixPlan::Place place, uint32_t layer, std::vector<const TensorDesc*> tensors, WeightChoice choice, uint32_t rows,
-           uint32_t cols) {
+  void add(MatrixPlan::Place place, uint32_t layer, std::vector<const TensorDesc*> tensors,
+           WeightChoice choice, uint32_t rows, uint32_t cols) {
     MatrixPlan m;
     m.place = place;
     m.layer = layer;
@@ -139,7 +143,8 @@ class Planner {
 
   void vector(const std::string& name, uint32_t length) {
     const TensorDesc& tensor = find(name);
-    if (tensor.shape.size() != 1 || tensor.shape[0] != length) wrong_shape(tensor, "[" + std::to_string(length) + "]");
+    if (tensor.shape.size() != 1 || tensor.shape[0] != length)
+      wrong_shape(tensor, "[" + std::to_string(length) + "]");
     plan_.vectors.push_back({&tensor, length});
   }
 
@@ -154,7 +159,8 @@ class Planner {
   const TensorDesc& find(const std::string& name) {
     const auto found = by_name_.find(name);
     if (found == by_name_.end()) {
-      throw Error(ErrorCode::corrupt_data, "tensor " + name + " is missing; the model's files are incomplete");
+      throw Error(ErrorCode::corrupt_data,
+                  "tensor " + name + " is missing; the model's files are incomplete");
     }
     return *found->second;
   }
@@ -189,6 +195,8 @@ uint64_t MatrixPlan::source_bytes() const {
   return bytes;
 }
 
-WeightPlan plan_weights(const ModelDescription& model, const WeightOptions& options) { return Planner(model, options).plan(); }
+WeightPlan plan_weights(const ModelDescription& model, const WeightOptions& options) {
+  return Planner(model, options).plan();
+}
 
 }  // namespace filigree

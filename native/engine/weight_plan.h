@@ -32,7 +32,8 @@ struct VectorPlan {
 
 struct WeightPlan {
   std::vector<MatrixPlan> matrices;
-  std::vector<VectorPlan> vectors;  // final norm, then per layer: attention norm, ffn norm, [q bias, k bias, v bias]
+  std::vector<VectorPlan>
+      vectors;  // final norm, then per layer: attention norm, ffn norm, [q bias, k bias, v bias]
 };
 
 // Throws corrupt_data for a missing tensor or a shape that contradicts the configuration.

@@ -15,17 +15,19 @@ namespace {
 
 using linear::Format;
 
-PackedMatrix pack_matrix(const MatrixPlan& plan, std::span<const File> files, const CpuFeatures& cpu, ThreadPool& pool) {
+PackedMatrix pack_matrix(const MatrixPlan& plan, std::span<const File> files, const CpuFeatures& cpu,
+                         ThreadPool& pool) {
   std::vector<std::unique_ptr<RowSource>> opened;
   for (const TensorDesc* tensor : plan.tensors) opened.push_back(open_rows(*tensor, files));
-  if (plan.interleaved) opened = [&] {
-    std::vector<std::unique_ptr<RowSource>> both = std::move(opened);
-    std::vector<std::unique_ptr<RowSource>> one;
-    one.push_back(interleave_rows(*both[0], *both[1]));
-    one.push_back(std::move(both[0]));  // kept alive behind the view
-    one.push_back(std::move(both[1]));
-    return one;
-  }();
+  if (plan.interleaved)
+    opened = [&] {
+      std::vector<std::unique_ptr<RowSource>> both = std::move(opened);
+      std::vector<std::unique_ptr<RowSource>> one;
+      one.push_back(interleave_rows(*both[0], *both[1]));
+      one.push_back(std::move(both[0]));  // kept alive behind the view
+      one.push_back(std::move(both[1]));
+      return one;
+    }();
   std::vector<const RowSource*> parts;
   for (const auto& source : opened) parts.push_back(source.get());
   if (plan.interleaved) parts.resize(1);
@@ -42,15 +44,16 @@ PackedMatrix pack_matrix(const MatrixPlan& plan, std::span<const File> files, co
 std::vector<float> read_vector(const VectorPlan& plan, std::span<const File> files) {
   const std::unique_ptr<RowSource> source = open_rows(*plan.tensor, files);
   if (source->rows() * source->cols() != plan.length) {
-    throw Error(ErrorCode::corrupt_data, "tensor " + plan.tensor->name + " has another length than the configuration wants");
+    throw Error(ErrorCode::corrupt_data,
+                "tensor " + plan.tensor->name + " has another length than the configuration wants");
   }
   std::vector<float> values(plan.length);
   source->read_f32(0, source->rows(), values.data());
   return values;
 }
 
-PackedWeights pack_all(const ModelDescription& model, const WeightPlan& plan, const CpuFeatures& cpu, ThreadPool& pool,
-                       const LoadProgress& progress) {
+PackedWeights pack_all(const ModelDescription& model, const WeightPlan& plan, const CpuFeatures& cpu,
+                       ThreadPool& pool, const LoadProgress& progress) {
   std::vector<File> files;
   files.reserve(model.files.size());
   for (const std::string& path : model.files) files.push_back(File::open(path));
@@ -78,7 +81,8 @@ void count(const linear::Matrix& m, uint64_t elements, bool decoded, WeightStati
 }
 
 // Puts packed matrices and vectors in their places.
-ModelWeights assemble(const ModelConfig& c, const WeightPlan& plan, PackedWeights packed, const CpuFeatures& cpu) {
+ModelWeights assemble(const ModelConfig& c, const WeightPlan& plan, PackedWeights packed,
+                      const CpuFeatures& cpu) {
   ModelWeights weights;
   weights.layers.resize(c.layers);
   for (size_t i = 0; i < plan.matrices.size(); ++i) {
@@ -160,8 +164,8 @@ uint64_t Projection::bytes() const {
   return bytes;
 }
 
-ModelWeights load_weights(const ModelDescription& model, const WeightOptions& options, const CpuFeatures& cpu, ThreadPool& pool,
-                          const LoadProgress& progress) {
+ModelWeights load_weights(const ModelDescription& model, const WeightOptions& options, const CpuFeatures& cpu,
+                          ThreadPool& pool, const LoadProgress& progress) {
   const WeightPlan plan = plan_weights(model, options);
   PackedWeights packed;
   std::vector<std::string> warnings;
@@ -184,7 +188,8 @@ ModelWeights load_weights(const ModelDescription& model, const WeightOptions& op
       try {
         write_packed_cache(path, key, packed);
       } catch (const Error& error) {
-        warnings.push_back(std::string("packed weights are not cached, the next start packs again: ") + error.what());
+        warnings.push_back(std::string("packed weights are not cached, the next start packs again: ") +
+                           error.what());
       }
     }
   }

@@ -35,9 +35,9 @@ struct Projection {
     uint32_t column = 0;  // where its rows begin in out
   };
   std::vector<Part> parts;
-  uint32_t in = 0;                 // columns of the input
-  uint32_t out = 0;                // columns of the output
-  std::vector<float> bias;         // [out] or empty
+  uint32_t in = 0;          // columns of the input
+  uint32_t out = 0;         // columns of the output
+  std::vector<float> bias;  // [out] or empty
   bool wants_f32 = false, wants_bf16 = false, wants_i8 = false;
   uint32_t sum_groups[2] = {0, 0};  // group sizes (32, 128) whose sums the parts need; 0 = unused
 
@@ -48,12 +48,13 @@ struct Projection {
 struct LayerWeights {
   std::vector<float> attention_norm, ffn_norm;  // [hidden]
   Projection qkv, output, gate_up, down;
-  bool interleaved = false;  // gate_up rows alternate in runs of 16 (see interleaved_rows.h), else [gate | up]
+  bool interleaved =
+      false;  // gate_up rows alternate in runs of 16 (see interleaved_rows.h), else [gate | up]
 };
 
 struct WeightStatistics {
-  uint64_t bytes = 0;             // packed matrices and vectors
-  uint64_t decode_bytes = 0;      // read by one decode step
+  uint64_t bytes = 0;         // packed matrices and vectors
+  uint64_t decode_bytes = 0;  // read by one decode step
   uint64_t dense_f32_bytes = 0;
   uint64_t elements = 0, zeros = 0;
   std::map<std::string, uint64_t> formats;  // bytes by "format" or "format-layout"
@@ -78,7 +79,7 @@ using LoadProgress = std::function<void(uint64_t done_bytes, uint64_t total_byte
 // Reads the packed cache if it holds exactly this model in this form; otherwise packs from the model's files, matrix by matrix
 // on all threads (nothing is expanded whole), and writes the cache. A cache that cannot be read or written costs a warning.
 // Throws Error naming the tensor at fault.
-ModelWeights load_weights(const ModelDescription& model, const WeightOptions& options, const CpuFeatures& cpu, ThreadPool& pool,
-                          const LoadProgress& progress);
+ModelWeights load_weights(const ModelDescription& model, const WeightOptions& options, const CpuFeatures& cpu,
+                          ThreadPool& pool, const LoadProgress& progress);
 
 }  // namespace filigree
