@@ -2,7 +2,7 @@ import { createServer } from 'node:net';
 import { packageVersion } from '../config.js';
 import { Engine } from '../engine/engine.js';
 import { FiligreeError } from '../errors.js';
-import { type App, buildApp } from '../server/app.js';
+import type { App } from '../server/app.js';
 import { Lifecycle } from '../server/lifecycle.js';
 import type { Service } from '../server/service.js';
 import { loadModel } from './load.js';
@@ -72,7 +72,11 @@ export async function serveCommand(model: string | undefined, options: ServeOpti
   const host = options.host === 'localhost' ? '127.0.0.1' : options.host;
   await checkAddress(host, options.port);
   const log = makeLogger(options.logLevel);
-  const { manifest, runner, tokenizer, template, eosTokenIds } = await loadModel(model, options, options);
+  // The server's libraries load while the weights do.
+  const [{ manifest, runner, tokenizer, template, eosTokenIds }, { buildApp }] = await Promise.all([
+    loadModel(model, options, options),
+    import('../server/app.js'),
+  ]);
   const { info } = runner;
   const engine = new Engine(runner, {
     maxNumSeqs: options.maxNumSeqs,
