@@ -141,6 +141,7 @@ void EngineObject::shut_down() {
   state_ = State::closed;
   thread_->post([host = host_] { host->engine.reset(); });
   thread_.reset();
+  settlement_->close();
 }
 
 void EngineObject::require_ready(Napi::Env env) const {

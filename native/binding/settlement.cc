@@ -10,14 +10,18 @@ Settlement::Settlement(Napi::Env env)
   door_.Unref(env);
 }
 
-Settlement::~Settlement() { door_.Release(); }
+void Settlement::close() {
+  if (closed_) return;
+  closed_ = true;
+  door_.Release();
+}
 
 void Settlement::begin(Napi::Env env) {
   if (under_way_++ == 0) door_.Ref(env);
 }
 
 void Settlement::end(Napi::Env env) {
-  if (--under_way_ == 0) door_.Unref(env);
+  if (--under_way_ == 0 && !closed_) door_.Unref(env);
 }
 
 void Settlement::deliver(std::function<void(Napi::Env)> deliver) {

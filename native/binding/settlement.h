@@ -11,11 +11,15 @@ namespace filigree::js {
 class Settlement {
  public:
   explicit Settlement(Napi::Env env);
-  ~Settlement();
+  ~Settlement() { close(); }
 
   // On the JS thread, around an operation.
   void begin(Napi::Env env);
   void end(Napi::Env env);
+
+  // Gives the way back up; on the JS thread, once nobody can deliver any more, and before Node's teardown takes it: a function that
+  // is released after that no longer exists.
+  void close();
 
   // From any thread: runs `deliver` on the JS thread, or drops it if the environment is going away.
   void deliver(std::function<void(Napi::Env)> deliver);
@@ -23,6 +27,7 @@ class Settlement {
  private:
   Napi::ThreadSafeFunction door_;
   int under_way_ = 0;
+  bool closed_ = false;
 };
 
 }  // namespace filigree::js
