@@ -150,6 +150,16 @@ Examples:
     .action(async (options) => (await import('./cli/bench.js')).benchServeCommand(options));
 
   program
+    .command('inspect')
+    .argument('[MODEL]', MODEL)
+    .description('what a model is: tensors, formats, zeros per matrix, template, problems')
+    .option('--tensors', 'list every tensor')
+    .option('--no-zeros', 'do not count zeros, which reads the whole model')
+    .option('--json', 'one object')
+    .addHelpText('after', '\nExample:\n  $ filigree inspect ./my-model --tensors')
+    .action(async (model, options) => (await import('./cli/inspect.js')).inspectCommand(model, options));
+
+  program
     .command('doctor')
     .description('what this machine can do, which kernels will be used, and what is missing')
     .option('--no-measure', 'skip the bandwidth measurement')

@@ -76,9 +76,7 @@ interface FetchScript {
 
 async function fetchDefaultModel(onProgress?: Progress): Promise<string> {
   // Plain JavaScript, so that it also runs on its own before anything is built.
-  const script = (await import(
-    pathToFileURL(join(MODELS, 'fetch-default.mjs')).href
-  )) as FetchScript;
+  const script = (await import(pathToFileURL(join(MODELS, 'fetch-default.mjs')).href)) as FetchScript;
   try {
     return await script.fetchDefault(join(cacheFolder(), 'models'), onProgress);
   } catch (error) {
