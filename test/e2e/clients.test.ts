@@ -1,6 +1,8 @@
 import { once } from 'node:events';
 import { request } from 'node:http';
 import { connect, type Socket } from 'node:net';
+import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
+import { generateText, streamText } from 'ai';
 import OpenAI from 'openai';
 import { afterEach, describe, expect, it } from 'vitest';
 import WebSocket from 'ws';
@@ -108,6 +110,22 @@ describe("OpenAI's own client for Node", () => {
       })(),
     ).rejects.toThrow();
     expect(text).toBe('aaa');
+  });
+});
+
+describe('the Vercel AI SDK', () => {
+  it('generates and streams', async () => {
+    await listen(says('Hello, wörld 🌍!'));
+    const provider = createOpenAICompatible({ name: 'filigree', baseURL: `${url}/v1`, includeUsage: true });
+    const model = provider('test-model');
+    const whole = await generateText({ model, prompt: 'Hi', temperature: 0 });
+    expect(whole.text).toBe('Hello, wörld 🌍!');
+    expect([whole.finishReason, whole.usage.outputTokens]).toEqual(['stop', 20]);
+    const stream = streamText({ model, prompt: 'Hi', maxOutputTokens: 5 });
+    let text = '';
+    for await (const part of stream.textStream) text += part;
+    expect(text).toBe('Hello');
+    expect([await stream.finishReason, (await stream.usage).outputTokens]).toEqual(['length', 5]);
   });
 });
 
