@@ -88,7 +88,8 @@ const asNumber = (field: Field): number => {
   return field.value >= 2 ** 63 ? -1 : field.value;
 };
 
-const utf8 = new TextDecoder('utf-8', { fatal: true });
+// A byte order mark is a piece of its own in some vocabularies: it must not be dropped.
+const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
 /**
  * Reads sentencepiece's ModelProto (sentencepiece_model.proto), of the BPE kind that Llama 2 and Mistral use.

@@ -49,8 +49,9 @@ export function surroundingTokens(
  * ▁, one stands in front of the text, and what no piece covers falls back to bytes.
  *
  * sentencepiece joins, at each step, the neighbours whose joined piece has the highest score. That is BPE with a merge
- * for every way to cut a piece into two others, ranked by the piece's score; ties, as transformers breaks them, by the
- * longer left part (convert_slow_tokenizer.py, generate_merges).
+ * for every way to cut a piece into two others, ranked by the piece's score; of one piece's cuts, the one whose left part
+ * has the lower id comes first (convert_slow_tokenizer.py, generate_merges, as the published Llama and Mistral files have
+ * it).
  */
 export function spmTokenizerJson(
   model: SentencePieceModel,
@@ -136,9 +137,6 @@ function mergesOf(model: SentencePieceModel, vocab: Map<string, number>): [strin
     cuts.sort((a, b) => (vocab.get(a.left) as number) - (vocab.get(b.left) as number));
     merges.push(...cuts);
   }
-  const length = (text: string) => [...text].length;
-  merges.sort(
-    (a, b) => b.score - a.score || length(b.left) - length(a.left) || length(b.right) - length(a.right),
-  );
+  merges.sort((a, b) => b.score - a.score);
   return merges.map(({ left, right }) => [left, right]);
 }

@@ -42,7 +42,9 @@ export class ModelFolder {
 }
 
 /** A safetensors file of tensors given by dtype, shape and bytes. */
-export function safetensors(tensors: Record<string, { dtype: string; shape: number[]; bytes: Uint8Array }>): Buffer {
+export function safetensors(
+  tensors: Record<string, { dtype: string; shape: number[]; bytes: Uint8Array }>,
+): Buffer {
   const header: Json = {};
   let at = 0;
   for (const [name, { dtype, shape, bytes }] of Object.entries(tensors)) {

@@ -50,20 +50,54 @@ describe('config.json', () => {
   });
 
   it('reads every kind of rotary scaling, in the old spelling and the new', () => {
-    const llama3 = { factor: 8, low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 8192 };
-    const expected = { kind: 'llama3', factor: 8, lowFreqFactor: 1, highFreqFactor: 4, originalMaxPosition: 8192 };
-    expect(configOf({ rope_theta: 5e5, rope_scaling: { rope_type: 'llama3', ...llama3 } }).ropeScaling).toEqual(expected);
+    const llama3 = {
+      factor: 8,
+      low_freq_factor: 1,
+      high_freq_factor: 4,
+      original_max_position_embeddings: 8192,
+    };
+    const expected = {
+      kind: 'llama3',
+      factor: 8,
+      lowFreqFactor: 1,
+      highFreqFactor: 4,
+      originalMaxPosition: 8192,
+    };
+    expect(
+      configOf({ rope_theta: 5e5, rope_scaling: { rope_type: 'llama3', ...llama3 } }).ropeScaling,
+    ).toEqual(expected);
     const newer = configOf({ rope_parameters: { rope_theta: 5e5, rope_type: 'llama3', ...llama3 } });
     expect(newer.ropeScaling).toEqual(expected);
     expect(newer.ropeTheta).toBe(5e5);
-    expect(configOf({ rope_parameters: { rope_theta: 1e6, rope_type: 'default' } })).toMatchObject({ ropeTheta: 1e6, ropeScaling: { kind: 'none' } });
-    expect(configOf({ rope_scaling: { type: 'linear', factor: 2.5 } }).ropeScaling).toEqual({ kind: 'linear', factor: 2.5 });
-    expect(configOf({ rope_scaling: { type: 'dynamic', factor: 2 } }).ropeScaling).toEqual({ kind: 'dynamic', factor: 2, originalMaxPosition: 4096 });
-    const yarn = configOf({ rope_scaling: { type: 'yarn', factor: 4, original_max_position_embeddings: 1024 } }).ropeScaling;
-    expect(yarn).toMatchObject({ kind: 'yarn', factor: 4, betaFast: 32, betaSlow: 1, originalMaxPosition: 1024 });
+    expect(configOf({ rope_parameters: { rope_theta: 1e6, rope_type: 'default' } })).toMatchObject({
+      ropeTheta: 1e6,
+      ropeScaling: { kind: 'none' },
+    });
+    expect(configOf({ rope_scaling: { type: 'linear', factor: 2.5 } }).ropeScaling).toEqual({
+      kind: 'linear',
+      factor: 2.5,
+    });
+    expect(configOf({ rope_scaling: { type: 'dynamic', factor: 2 } }).ropeScaling).toEqual({
+      kind: 'dynamic',
+      factor: 2,
+      originalMaxPosition: 4096,
+    });
+    const yarn = configOf({
+      rope_scaling: { type: 'yarn', factor: 4, original_max_position_embeddings: 1024 },
+    }).ropeScaling;
+    expect(yarn).toMatchObject({
+      kind: 'yarn',
+      factor: 4,
+      betaFast: 32,
+      betaSlow: 1,
+      originalMaxPosition: 1024,
+    });
     expect(yarn.attentionFactor).toBeCloseTo(0.1 * Math.log(4) + 1, 12);
     const factors = Array.from({ length: 8 }, (_, i) => i + 1);
-    const long = configOf({ original_max_position_embeddings: 1024, rope_scaling: { type: 'longrope', short_factor: factors, long_factor: factors } }).ropeScaling;
+    const long = configOf({
+      original_max_position_embeddings: 1024,
+      rope_scaling: { type: 'longrope', short_factor: factors, long_factor: factors },
+    }).ropeScaling;
     expect(long).toMatchObject({ kind: 'longrope', factor: 4, shortFactor: factors });
     expect(long.attentionFactor).toBeCloseTo(Math.sqrt(1 + Math.log(4) / Math.log(1024)), 12);
   });
@@ -77,13 +111,20 @@ describe('config.json', () => {
     expect(configOf({ ...qwen, use_sliding_window: false }).slidingWindow).toBeNull();
     expect(configOf({ ...qwen, use_sliding_window: true, max_window_layers: 2 }).slidingWindow).toBeNull();
     expect(configOf({ ...qwen, use_sliding_window: true, max_window_layers: 0 }).slidingWindow).toBe(1024);
-    expect(() => configOf({ ...qwen, use_sliding_window: true, max_window_layers: 1 })).toThrow(/mixed windows/);
+    expect(() => configOf({ ...qwen, use_sliding_window: true, max_window_layers: 1 })).toThrow(
+      /mixed windows/,
+    );
     expect(configOf({ ...qwen, layer_types: ['full_attention', 'full_attention'] }).slidingWindow).toBeNull();
-    expect(() => configOf({ ...qwen, layer_types: ['full_attention', 'sliding_attention'] })).toThrow(/only some/);
+    expect(() => configOf({ ...qwen, layer_types: ['full_attention', 'sliding_attention'] })).toThrow(
+      /only some/,
+    );
   });
 
   it('joins the ids that end a text', () => {
-    const { config, problems } = readHfConfig({ ...LLAMA, eos_token_id: 2, bos_token_id: 1 }, { eos_token_id: [7, 2, 500] });
+    const { config, problems } = readHfConfig(
+      { ...LLAMA, eos_token_id: 2, bos_token_id: 1 },
+      { eos_token_id: [7, 2, 500] },
+    );
     expect(config.eosTokenIds).toEqual([7, 2]);
     expect(config.bosTokenId).toBe(1);
     expect(problems).toEqual(['eos_token_id 500 is outside the vocabulary of 100 and was ignored']);
@@ -104,12 +145,37 @@ describe('config.json', () => {
     [{ mlp_bias: true }, 'model_unsupported', /mlp_bias/],
     [{ rope_scaling: { type: 'mrope' } }, 'model_unsupported', /mrope/],
     [{ rope_scaling: { type: 'linear' } }, 'model_invalid', /factor/],
-    [{ rope_scaling: { type: 'longrope', short_factor: [1], long_factor: [1], original_max_position_embeddings: 9 } }, 'model_invalid', /short_factor/],
-    [{ rope_scaling: { rope_type: 'llama3', factor: 8, low_freq_factor: 4, high_freq_factor: 1, original_max_position_embeddings: 9 } }, 'model_invalid', /high_freq_factor/],
+    [
+      {
+        rope_scaling: {
+          type: 'longrope',
+          short_factor: [1],
+          long_factor: [1],
+          original_max_position_embeddings: 9,
+        },
+      },
+      'model_invalid',
+      /short_factor/,
+    ],
+    [
+      {
+        rope_scaling: {
+          rope_type: 'llama3',
+          factor: 8,
+          low_freq_factor: 4,
+          high_freq_factor: 1,
+          original_max_position_embeddings: 9,
+        },
+      },
+      'model_invalid',
+      /high_freq_factor/,
+    ],
     [{ partial_rotary_factor: 0.5 }, 'model_unsupported', /partial_rotary_factor/],
     [{ eos_token_id: 'x' }, 'model_invalid', /eos_token_id/],
   ])('refuses %j', (changes, code, message) => {
-    expect(() => configOf(changes)).toThrow(expect.objectContaining({ code, message: expect.stringMatching(message) }));
+    expect(() => configOf(changes)).toThrow(
+      expect.objectContaining({ code, message: expect.stringMatching(message) }),
+    );
   });
 });
 
@@ -140,27 +206,131 @@ describe('a Hugging Face folder', () => {
 
   it.each<[string, (f: ModelFolder) => void, string, RegExp]>([
     ['no config', (f) => f.remove('config.json'), 'model_missing', /neither config.json/],
-    ['config that is no JSON', (f) => f.write('config.json', '{"a":'), 'model_invalid', /config.json is not valid JSON/],
-    ['config that is no UTF-8', (f) => f.write('config.json', Buffer.from([0x7b, 0xff, 0x7d])), 'model_invalid', /not valid UTF-8/],
+    [
+      'config that is no JSON',
+      (f) => f.write('config.json', '{"a":'),
+      'model_invalid',
+      /config.json is not valid JSON/,
+    ],
+    [
+      'config that is no UTF-8',
+      (f) => f.write('config.json', Buffer.from([0x7b, 0xff, 0x7d])),
+      'model_invalid',
+      /not valid UTF-8/,
+    ],
     ['config that is a list', (f) => f.write('config.json', '[]'), 'model_invalid', /JSON object/],
-    ['more layers than there are', (f) => f.edit('config.json', { num_hidden_layers: 2 }), 'model_invalid', /9 tensors are missing/],
-    ['far more layers', (f) => f.edit('config.json', { num_hidden_layers: 4000 }), 'model_invalid', /claims 4000 layers/],
-    ['heads that disagree', (f) => f.edit('config.json', { num_key_value_heads: 4 }), 'model_invalid', /k_proj.weight has shape \[16,32\]/],
-    ['another vocabulary', (f) => f.edit('config.json', { vocab_size: 41 }), 'model_invalid', /embed_tokens.weight has shape/],
-    ['a foreign quantization', (f) => f.edit('config.json', { quantization_config: { quant_method: 'gptq' } }), 'model_unsupported', /gptq/],
-    ['FP8', (f) => f.edit('config.json', { quantization_config: { config_groups: { a: { weights: { type: 'float', num_bits: 8 } } } } }), 'model_unsupported', /floating point/],
-    ['a missing shard', (f) => f.remove('model-00002-of-00002.safetensors'), 'model_invalid', /download is incomplete/],
-    ['an index that leads out', (f) => f.edit('model.safetensors.index.json', { weight_map: { a: '../../etc/passwd' } }), 'model_invalid', /no file name of this folder/],
-    ['an index with an absolute path', (f) => f.edit('model.safetensors.index.json', { weight_map: { a: '/etc/x.safetensors' } }), 'model_invalid', /no file name/],
-    ['an index with a number', (f) => f.edit('model.safetensors.index.json', { weight_map: { a: 3 } }), 'model_invalid', /no file name/],
-    ['an index without a map', (f) => f.edit('model.safetensors.index.json', { weight_map: undefined }), 'model_invalid', /no weight_map/],
-    ['an index that promises too much', (f) => f.edit('model.safetensors.index.json', { weight_map: { ghost: 'model-00001-of-00002.safetensors' } }), 'model_invalid', /does not hold the tensor ghost/],
-    ['only pickles', (f) => f.remove('model.safetensors.index.json').remove('model-00001-of-00002.safetensors').remove('model-00002-of-00002.safetensors').write('pytorch_model.bin', ''), 'model_invalid', /pytorch_model.bin/],
-    ['no tokenizer', (f) => f.remove('tokenizer.json'), 'tokenizer_invalid', /neither tokenizer.json nor tokenizer.model/],
+    [
+      'more layers than there are',
+      (f) => f.edit('config.json', { num_hidden_layers: 2 }),
+      'model_invalid',
+      /9 tensors are missing/,
+    ],
+    [
+      'far more layers',
+      (f) => f.edit('config.json', { num_hidden_layers: 4000 }),
+      'model_invalid',
+      /claims 4000 layers/,
+    ],
+    [
+      'heads that disagree',
+      (f) => f.edit('config.json', { num_key_value_heads: 4 }),
+      'model_invalid',
+      /k_proj.weight has shape \[16,32\]/,
+    ],
+    [
+      'another vocabulary',
+      (f) => f.edit('config.json', { vocab_size: 41 }),
+      'model_invalid',
+      /embed_tokens.weight has shape/,
+    ],
+    [
+      'a foreign quantization',
+      (f) => f.edit('config.json', { quantization_config: { quant_method: 'gptq' } }),
+      'model_unsupported',
+      /gptq/,
+    ],
+    [
+      'FP8',
+      (f) =>
+        f.edit('config.json', {
+          quantization_config: { config_groups: { a: { weights: { type: 'float', num_bits: 8 } } } },
+        }),
+      'model_unsupported',
+      /floating point/,
+    ],
+    [
+      'a missing shard',
+      (f) => f.remove('model-00002-of-00002.safetensors'),
+      'model_invalid',
+      /download is incomplete/,
+    ],
+    [
+      'an index that leads out',
+      (f) => f.edit('model.safetensors.index.json', { weight_map: { a: '../../etc/passwd' } }),
+      'model_invalid',
+      /no file name of this folder/,
+    ],
+    [
+      'an index with an absolute path',
+      (f) => f.edit('model.safetensors.index.json', { weight_map: { a: '/etc/x.safetensors' } }),
+      'model_invalid',
+      /no file name/,
+    ],
+    [
+      'an index with a number',
+      (f) => f.edit('model.safetensors.index.json', { weight_map: { a: 3 } }),
+      'model_invalid',
+      /no file name/,
+    ],
+    [
+      'an index without a map',
+      (f) => f.edit('model.safetensors.index.json', { weight_map: undefined }),
+      'model_invalid',
+      /no weight_map/,
+    ],
+    [
+      'an index that promises too much',
+      (f) =>
+        f.edit('model.safetensors.index.json', { weight_map: { ghost: 'model-00001-of-00002.safetensors' } }),
+      'model_invalid',
+      /does not hold the tensor ghost/,
+    ],
+    [
+      'only pickles',
+      (f) =>
+        f
+          .remove('model.safetensors.index.json')
+          .remove('model-00001-of-00002.safetensors')
+          .remove('model-00002-of-00002.safetensors')
+          .write('pytorch_model.bin', ''),
+      'model_invalid',
+      /pytorch_model.bin/,
+    ],
+    [
+      'no tokenizer',
+      (f) => f.remove('tokenizer.json'),
+      'tokenizer_invalid',
+      /neither tokenizer.json nor tokenizer.model/,
+    ],
     ['a tokenizer without a model', (f) => f.write('tokenizer.json', '{}'), 'tokenizer_invalid', /no model/],
-    ['a tokenizer with bad ids', (f) => f.edit('tokenizer.json', { model: { type: 'BPE', vocab: { a: -1 }, merges: [] } }), 'tokenizer_invalid', /not a small integer/],
-    ['a tokenizer with bad merges', (f) => f.edit('tokenizer.json', { model: { type: 'BPE', vocab: { a: 1 }, merges: [7] } }), 'tokenizer_invalid', /merges/],
-    ['a template that is a number', (f) => f.remove('chat_template.jinja').edit('tokenizer_config.json', { chat_template: 5 }), 'template_invalid', /chat_template/],
+    [
+      'a tokenizer with bad ids',
+      (f) => f.edit('tokenizer.json', { model: { type: 'BPE', vocab: { a: -1 }, merges: [] } }),
+      'tokenizer_invalid',
+      /not a small integer/,
+    ],
+    [
+      'a tokenizer with bad merges',
+      (f) => f.edit('tokenizer.json', { model: { type: 'BPE', vocab: { a: 1 }, merges: [7] } }),
+      'tokenizer_invalid',
+      /merges/,
+    ],
+    [
+      'a template that is a number',
+      (f) => f.remove('chat_template.jinja').edit('tokenizer_config.json', { chat_template: 5 }),
+      'template_invalid',
+      /chat_template/,
+    ],
   ])('refuses %s', async (_name, spoil, code, message) => {
     const error = await complaint(spoil);
     expect(error.message).toMatch(message);
@@ -184,10 +354,13 @@ describe('a Hugging Face folder', () => {
       const index = JSON.parse(JSON.stringify({ weight_map: {} }));
       for (const shard of ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors']) {
         const file = ReadableFile.open(folder.file(shard));
-        for (const t of readSafetensors(file, 0).tensors) if (t.name !== 'lm_head.weight') index.weight_map[t.name] = shard;
+        for (const t of readSafetensors(file, 0).tensors)
+          if (t.name !== 'lm_head.weight') index.weight_map[t.name] = shard;
         file.close();
       }
-      folder.write('model.safetensors.index.json', JSON.stringify(index)).edit('config.json', { tie_word_embeddings: tie });
+      folder
+        .write('model.safetensors.index.json', JSON.stringify(index))
+        .edit('config.json', { tie_word_embeddings: tie });
       return openModel(folder.path);
     };
     expect((await withoutHead(undefined)).config.tieWordEmbeddings).toBe(true);
@@ -211,7 +384,10 @@ describe('a safetensors file', () => {
   const header = (value: unknown, data = 8) => withHeader(JSON.stringify(value), Buffer.alloc(data));
 
   it('is read', () => {
-    const file = safetensors({ a: { dtype: 'BF16', shape: [2, 1], bytes: Buffer.alloc(4) }, b: { dtype: 'I8', shape: [], bytes: Buffer.alloc(1) } });
+    const file = safetensors({
+      a: { dtype: 'BF16', shape: [2, 1], bytes: Buffer.alloc(4) },
+      b: { dtype: 'I8', shape: [], bytes: Buffer.alloc(1) },
+    });
     const tensors = read(file);
     expect(tensors.map(({ name, dtype, shape, bytes }) => [name, dtype, shape, bytes])).toEqual([
       ['a', 'bf16', [2, 1], 4],
@@ -226,13 +402,25 @@ describe('a safetensors file', () => {
     ['a header of bad UTF-8', withHeader('', Buffer.alloc(0)).fill(2, 0, 1), /header claims/],
     ['a header that is no JSON', withHeader('{"a":', Buffer.alloc(0)), /not valid JSON/],
     ['a header that is a list', withHeader('[]', Buffer.alloc(0)), /JSON object/],
-    ['a name twice', withHeader(`{"a":${JSON.stringify(one)},"a":${JSON.stringify(one)}}`, Buffer.alloc(8)), /lists "a" twice/],
-    ['an escaped name twice', withHeader(`{"a":${JSON.stringify(one)},"\\u0061":${JSON.stringify(one)}}`, Buffer.alloc(8)), /twice/],
+    [
+      'a name twice',
+      withHeader(`{"a":${JSON.stringify(one)},"a":${JSON.stringify(one)}}`, Buffer.alloc(8)),
+      /lists "a" twice/,
+    ],
+    [
+      'an escaped name twice',
+      withHeader(`{"a":${JSON.stringify(one)},"\\u0061":${JSON.stringify(one)}}`, Buffer.alloc(8)),
+      /twice/,
+    ],
     ['data that is cut off', header({ a: one }, 7), /truncated/],
     ['data left over', header({ a: one }, 9), /belong to no tensor/],
     ['overlapping tensors', header({ a: one, b: { ...one, data_offsets: [4, 12] } }, 12), /overlaps/],
     ['a gap', header({ a: one, b: { ...one, data_offsets: [12, 20] } }, 20), /gap/],
-    ['a shape of another size', header({ a: { ...one, shape: [3] } }), /is 12 bytes, its data_offsets span 8/],
+    [
+      'a shape of another size',
+      header({ a: { ...one, shape: [3] } }),
+      /is 12 bytes, its data_offsets span 8/,
+    ],
     ['a shape that overflows', header({ a: { ...one, shape: [2 ** 40, 2 ** 40] } }), /data_offsets span/],
     ['a negative dimension', header({ a: { ...one, shape: [-2] } }), /no proper shape/],
     ['offsets the wrong way', header({ a: { ...one, data_offsets: [8, 0] } }), /reaches to/],
@@ -241,6 +429,8 @@ describe('a safetensors file', () => {
     ['a dtype named like a method', header({ a: { ...one, dtype: 'constructor' } }), /dtype constructor/],
     ['a tensor that is a number', header({ a: 5 }), /not described/],
   ])('with %s is refused', (_name, bytes, message) => {
-    expect(() => read(bytes)).toThrow(expect.objectContaining({ name: 'FiligreeError', message: expect.stringMatching(message) }));
+    expect(() => read(bytes)).toThrow(
+      expect.objectContaining({ name: 'FiligreeError', message: expect.stringMatching(message) }),
+    );
   });
 });
