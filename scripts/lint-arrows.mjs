@@ -1,5 +1,5 @@
-// Keeps the arrows between folders (docs/architecture.md): which folder may import which. One table for each language.
-import { readFileSync, readdirSync } from 'node:fs';
+// Keeps the arrows between folders: which folder may import which. One table for each language.
+import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, normalize, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -12,7 +12,15 @@ const typescript = {
   'src/tokenizer': ['src/errors', 'src/model'],
   'src/engine': ['src/errors', 'src/tokenizer'],
   'src/native': ['src/errors', 'src/config', 'src/engine/model-runner', 'src/model'],
-  'src/compress': ['src/errors', 'src/config', 'src/model', 'src/tokenizer', 'src/native', 'src/engine', 'src/eval'],
+  'src/compress': [
+    'src/errors',
+    'src/config',
+    'src/model',
+    'src/tokenizer',
+    'src/native',
+    'src/engine',
+    'src/eval',
+  ],
   'src/eval': ['src/errors', 'src/config', 'src/model', 'src/tokenizer', 'src/engine', 'src/native'],
   'src/server': ['src/errors', 'src/config', 'src/engine', 'src/model', 'src/tokenizer'],
   bench: ['src/errors', 'src/config', 'src/engine', 'src/model', 'src/tokenizer', 'src/native', 'src/server'],
@@ -23,7 +31,13 @@ const typescript = {
 
 const native = {
   'native/base': [],
-  'native/formats': ['native/base', 'native/kernels/linear/linear.h'],
+  // The layouts themselves stand beside the kernels that walk them; formats packs them.
+  'native/formats': [
+    'native/base',
+    'native/kernels/linear/linear.h',
+    'native/kernels/linear/expand.h',
+    'native/kernels/linear/slots.h',
+  ],
   'native/kernels': ['native/base', 'native/formats'],
   'native/compress': ['native/base', 'native/kernels', 'native/formats', 'native/engine'],
   'native/engine': ['native/base', 'native/kernels', 'native/formats', 'native/cuda'],
@@ -38,7 +52,8 @@ function* files(folder, pattern) {
   }
 }
 
-const within = (path, prefix) => path === prefix || path.startsWith(`${prefix}/`) || path.startsWith(`${prefix}.`);
+const within = (path, prefix) =>
+  path === prefix || path.startsWith(`${prefix}/`) || path.startsWith(`${prefix}.`);
 const owner = (table, path) =>
   Object.keys(table)
     .filter((folder) => within(path, folder))
@@ -54,7 +69,9 @@ function check(table, from, to, text) {
 
 for (const folder of ['src', 'bench'])
   for (const path of files(folder, /\.ts$/))
-    for (const [, target] of readFileSync(join(root, path), 'utf8').matchAll(/(?:from|import)\s*\(?\s*'(\.[^']+)'/g))
+    for (const [, target] of readFileSync(join(root, path), 'utf8').matchAll(
+      /(?:from|import)\s*\(?\s*'(\.[^']+)'/g,
+    ))
       check(typescript, path, normalize(join(dirname(path), target)).replace(/\.js$/, '.ts'), '');
 
 for (const path of files('native', /\.(cc|h|cu|cuh|inc)$/)) {

@@ -18,6 +18,9 @@ const sources = ['native', 'test/kernels'].flatMap((folder) =>
     .filter((entry) => entry.isFile() && /\.(cc|h|cu|cuh)$/.test(entry.name))
     .map((entry) => join(entry.parentPath ?? entry.path, entry.name)),
 );
-const run = spawnSync(tool, [...(write ? ['-i'] : ['--dry-run', '--Werror']), ...sources], { stdio: 'inherit' });
-if (run.status === 0) console.log(`${tool}: ${sources.length} files ${write ? 'formatted' : 'well formatted'}`);
+const run = spawnSync(tool, [...(write ? ['-i'] : ['--dry-run', '--Werror']), ...sources], {
+  stdio: 'inherit',
+});
+if (run.status === 0)
+  console.log(`${tool}: ${sources.length} files ${write ? 'formatted' : 'well formatted'}`);
 process.exit(run.status ?? 1);

@@ -34,18 +34,23 @@ uint64_t read_all(const std::byte* data, size_t bytes) {
 
 double measure_read_bandwidth(int threads, size_t bytes_per_thread, int passes) {
   if (threads < 1 || passes < 1 || bytes_per_thread < (1u << 20)) {
-    throw Error(ErrorCode::invalid_argument, "bandwidth is measured with at least one thread, one pass and 1 MiB a thread");
+    throw Error(ErrorCode::invalid_argument,
+                "bandwidth is measured with at least one thread, one pass and 1 MiB a thread");
   }
   ThreadPool pool(threads);
   // The slack keeps prefetches past the end inside the buffer.
   AlignedBuffer memory(static_cast<size_t>(threads) * bytes_per_thread + kAhead + kLine);
   std::vector<uint64_t> sums(static_cast<size_t>(threads) * 8);
-  const auto slice = [&](int thread) { return memory.data() + static_cast<size_t>(thread) * bytes_per_thread; };
+  const auto slice = [&](int thread) {
+    return memory.data() + static_cast<size_t>(thread) * bytes_per_thread;
+  };
   pool.run([&](int thread, int) { std::memset(slice(thread), thread + 1, bytes_per_thread); });
   double best = 0;
   for (int pass = 0; pass < passes; ++pass) {
     const auto start = std::chrono::steady_clock::now();
-    pool.run([&](int thread, int) { sums[static_cast<size_t>(thread) * 8] ^= read_all(slice(thread), bytes_per_thread); });
+    pool.run([&](int thread, int) {
+      sums[static_cast<size_t>(thread) * 8] ^= read_all(slice(thread), bytes_per_thread);
+    });
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     best = std::max(best, static_cast<double>(bytes_per_thread) * threads / seconds.count());
   }

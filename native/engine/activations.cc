@@ -16,12 +16,14 @@ size_t padded_stride(uint32_t cols) {
 
 Activations::Activations(uint32_t max_rows, uint32_t max_cols, const QuantizeOps& ops)
     : ops_(ops),
+      leftover_rows_(max_rows),
       sum_capacity_{(max_cols + 31) / 32, (max_cols + 127) / 128},
       bf16_(max_rows * padded_stride(max_cols) * sizeof(uint16_t)),
-      i8_(max_rows * padded_stride(max_cols)),
-      scales_(max_rows * sizeof(float)),
-      sums_{AlignedBuffer(max_rows * sum_capacity_[0] * sizeof(int32_t)),
-            AlignedBuffer(max_rows * sum_capacity_[1] * sizeof(int32_t))} {}
+      i8_(2 * max_rows * padded_stride(max_cols)),
+      scales_(2 * max_rows * sizeof(float)),
+      sums_{AlignedBuffer(2 * max_rows * sum_capacity_[0] * sizeof(int32_t)),
+            AlignedBuffer(2 * max_rows * sum_capacity_[1] * sizeof(int32_t))},
+      rest_(max_rows * padded_stride(max_cols) * sizeof(float)) {}
 
 void Activations::begin(const Projection& projection, const float* source, size_t source_stride,
                         uint32_t rows) {
@@ -30,6 +32,7 @@ void Activations::begin(const Projection& projection, const float* source, size_
   source_stride_ = source_stride;
   stride_ = padded_stride(projection.in);
   rows_ = rows;
+  leftover_count_.store(0, std::memory_order_relaxed);
 }
 
 void Activations::convert(uint32_t row) {
@@ -41,14 +44,43 @@ void Activations::convert(uint32_t row) {
     std::memset(out + p.in, 0, (stride_ - p.in) * sizeof(uint16_t));
   }
   if (!p.wants_i8) return;
-  int8_t* codes = i8_.as<int8_t>() + row * stride_;
-  ops_.quantize_row_i8(x, p.in, codes, scales_.as<float>() + row);
+  quantize(x, row);
+  if (!has_outliers(x, row)) return;
+  const uint32_t index = leftover_count_.fetch_add(1, std::memory_order_relaxed);
+  leftover_rows_[index] = row;
+  const int8_t* codes = i8_.as<int8_t>() + row * stride_;
+  const float scale = scales_.as<float>()[row];
+  float* rest = rest_.as<float>() + row * stride_;
+  for (uint32_t i = 0; i < p.in; ++i) rest[i] = x[i] - scale * static_cast<float>(codes[i]);
+  quantize(rest, rows_ + index);
+}
+
+void Activations::quantize(const float* x, uint32_t token) {
+  const Projection& p = *projection_;
+  int8_t* codes = i8_.as<int8_t>() + token * stride_;
+  ops_.quantize_row_i8(x, p.in, codes, scales_.as<float>() + token);
   std::memset(codes + p.in, 0, stride_ - p.in);
   for (int g = 0; g < 2; ++g) {
     if (p.sum_groups[g] != 0) {
-      ops_.group_sums(codes, p.in, p.sum_groups[g], sums_[g].as<int32_t>() + row * sum_capacity_[g]);
+      ops_.group_sums(codes, p.in, p.sum_groups[g], sums_[g].as<int32_t>() + token * sum_capacity_[g]);
     }
   }
+}
+
+bool Activations::has_outliers(const float* x, uint32_t token) const {
+  constexpr uint32_t kLanes = 16;
+  float sums[kLanes] = {};
+  const uint32_t n = projection_->in;
+  uint32_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (uint32_t lane = 0; lane < kLanes; ++lane) sums[lane] += x[i + lane] * x[i + lane];
+  }
+  for (; i < n; ++i) sums[0] += x[i] * x[i];
+  float squares = 0;
+  for (const float sum : sums) squares += sum;
+  const float absmax = 127.0f * scales_.as<float>()[token];
+  // False for a row that is not finite: its scale is NaN already, and what is computed from it too.
+  return absmax * absmax * static_cast<float>(n) > kOutlierRatio * kOutlierRatio * squares;
 }
 
 linear::Input Activations::input(const linear::Matrix& matrix) const {
@@ -64,6 +96,7 @@ linear::Input Activations::input(const linear::Matrix& matrix) const {
       input.stride = stride_;
       break;
     case linear::InputKind::i8: {
+      input.tokens = rows_ + static_cast<uint32_t>(leftovers().size());
       input.i8 = i8_.as<int8_t>();
       input.stride = stride_;
       input.scales = scales_.as<float>();

@@ -32,7 +32,7 @@ size_t linear_scratch(const ModelWeights& weights, uint32_t max_rows, uint32_t m
   size_t most = 0;
   const auto visit = [&](const Projection& projection, uint32_t rows) {
     for (const Projection::Part& part : projection.parts)
-      most = std::max(most, part.plan.workspace_bytes(rows));
+      most = std::max(most, part.plan.workspace_bytes(2 * rows));
   };
   visit(weights.head, max_logit_rows);
   for (const LayerWeights& layer : weights.layers) {
@@ -67,13 +67,14 @@ Graph::Graph(const ModelConfig& c, const ModelWeights& weights, KvArena& arena, 
   const auto floats = [](size_t rows, size_t cols) { return AlignedBuffer(rows * cols * sizeof(float)); };
   hidden_ = floats(max_rows, c.hidden);
   normed_ = floats(std::max(max_rows, max_logit_rows), c.hidden);
-  qkv_ = floats(max_rows, c.qkv_cols());
-  gate_up_ = floats(max_rows, size_t{2} * ffn_cols_);
+  // Outputs of linear layers have room for the second halves of split rows (activations.h) behind the rows themselves.
+  qkv_ = floats(size_t{2} * max_rows, c.qkv_cols());
+  gate_up_ = floats(size_t{2} * max_rows, size_t{2} * ffn_cols_);
   ffn_ = floats(max_rows, ffn_cols_);
-  product_ = floats(max_rows, c.hidden);
+  product_ = floats(size_t{2} * max_rows, c.hidden);
   cos_ = floats(max_rows, c.head_dim / 2);
   sin_ = floats(max_rows, c.head_dim / 2);
-  logits_ = floats(max_logit_rows, c.vocabulary);
+  logits_ = floats(size_t{2} * max_logit_rows, c.vocabulary);
   scratch_bytes_ =
       std::max({linear_scratch(weights, max_rows, max_logit_rows),
                 attend_workspace_floats(arena.layout(), static_cast<int>(c.heads)) * sizeof(float),
@@ -116,9 +117,15 @@ void Graph::project(const Projection& projection, uint32_t rows, float* out, siz
       uint32_t begin = linear::split_panels(m, thread, of), end = linear::split_panels(m, thread + 1, of);
       if (whole_pairs) begin &= ~1u, end = thread + 1 == of ? end : end & ~1u;
       if (begin >= end) continue;
-      part.plan.pick(rows).run(m, activations_.input(m), begin, end, out + part.column, stride, scratch);
+      const linear::Input input = activations_.input(m);
+      part.plan.pick(input.tokens).run(m, input, begin, end, out + part.column, stride, scratch);
       const uint32_t first = part.column + begin * linear::kPanelRows;
-      finish(first, part.column + std::min(m.rows, end * linear::kPanelRows));
+      const uint32_t last = part.column + std::min(m.rows, end * linear::kPanelRows);
+      for (uint32_t token = rows; token < input.tokens; ++token) {
+        norm_.add(out + activations_.leftovers()[token - rows] * stride + first, out + token * stride + first,
+                  last - first);
+      }
+      finish(first, last);
     }
   };
   if (threads <= 1) {

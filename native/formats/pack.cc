@@ -38,18 +38,23 @@ struct Unit {
 
 class Packer {
  public:
-  Packer(std::span<const RowSource* const> parts, const PackOptions& options, const CpuFeatures& cpu, ThreadPool& threads)
+  Packer(std::span<const RowSource* const> parts, const PackOptions& options, const CpuFeatures& cpu,
+         ThreadPool& threads)
       : parts_(parts), options_(options), cpu_(cpu), threads_(threads) {
     uint64_t rows = 0;
     for (const RowSource* part : parts) {
-      if (part->cols() != parts[0]->cols()) throw Error(ErrorCode::invalid_argument, "fused matrices differ in their number of columns");
+      if (part->cols() != parts[0]->cols())
+        throw Error(ErrorCode::invalid_argument, "fused matrices differ in their number of columns");
       rows += part->rows();
     }
-    if (parts.empty() || rows == 0 || rows > 1u << 30 || parts[0]->cols() == 0 || parts[0]->cols() > 1u << 30) {
+    if (parts.empty() || rows == 0 || rows > 1u << 30 || parts[0]->cols() == 0 ||
+        parts[0]->cols() > 1u << 30) {
       throw Error(ErrorCode::invalid_argument, "nothing to pack, or over 2^30 rows or columns");
     }
-    if (options.layout == Layout::slots16 || (options.layout == Layout::slots8 && options.format != Format::i8)) {
-      throw Error(ErrorCode::unsupported, std::string("no ") + linear::name_of(options.format) + " in " + linear::name_of(*options.layout) + " layout");
+    if (options.layout == Layout::slots16 ||
+        (options.layout == Layout::slots8 && options.format != Format::i8)) {
+      throw Error(ErrorCode::unsupported, std::string("no ") + linear::name_of(options.format) + " in " +
+                                              linear::name_of(*options.layout) + " layout");
     }
     spec_.format = options.format;
     spec_.layout = options.layout.value_or(Layout::bitmask);
@@ -68,7 +73,8 @@ class Packer {
     if (spec_.layout == Layout::dense) {
       return fill(masks, unit_bytes, false);
     }
-    masks.resize(size_t{linear::panel_count(spec_)} * linear::tile_count(spec_) * linear::mask_bytes(spec_.format));
+    masks.resize(size_t{linear::panel_count(spec_)} * linear::tile_count(spec_) *
+                 linear::mask_bytes(spec_.format));
     for_units([&](Unit& unit, uint32_t u) {
       load(unit, u, true);
       write_masks(unit, u, masks.data(), &unit_bytes[u], &unit_stored[u]);
@@ -77,7 +83,8 @@ class Packer {
     stored_ = 0;
     for (uint64_t s : unit_stored) stored_ += s;
     if (!options_.layout) {
-      const double zeros = 1.0 - static_cast<double>(stored_) / (static_cast<double>(spec_.rows) * spec_.cols);
+      const double zeros =
+          1.0 - static_cast<double>(stored_) / (static_cast<double>(spec_.rows) * spec_.cols);
       const Layout chosen = linear::choose_layout(spec_.format, zeros, cpu_);
       if (chosen == Layout::dense) {
         masks = {};
@@ -100,7 +107,8 @@ class Packer {
   // Whether the zeros, still to be counted, may lead to slots8.
   bool may_take_slots() const {
     if (spec_.format != Format::i8) return false;
-    return options_.layout ? *options_.layout == Layout::slots8 : linear::choose_layout(Format::i8, 0.7, cpu_) == Layout::slots8;
+    return options_.layout ? *options_.layout == Layout::slots8
+                           : linear::choose_layout(Format::i8, 0.7, cpu_) == Layout::slots8;
   }
 
   // Which parts' own codes are taken over.
@@ -113,7 +121,8 @@ class Packer {
       use_codes_[p] = false;
       if (!codes) continue;
       const bool i8 = spec_.format == Format::i8 && codes->bits == 8 && codes->group == 0 && !codes->has_min;
-      const bool i4 = linear::is_i4(spec_.format) && codes->bits == 4 && (codes->group == 0 || codes->group % static_cast<int>(group) == 0);
+      const bool i4 = linear::is_i4(spec_.format) && codes->bits == 4 &&
+                      (codes->group == 0 || codes->group % static_cast<int>(group) == 0);
       if (!i8 && !i4) continue;
       if (codes->has_min && parts_[p]->masked()) {
         if (spec_.layout == Layout::dense) continue;
@@ -161,7 +170,8 @@ class Packer {
       const uint64_t begin = std::max<uint64_t>(part_begin, unit.first_row);
       const uint64_t end = std::min<uint64_t>(part_end, unit.first_row + unit.rows);
       if (begin < end) {
-        const uint32_t at = static_cast<uint32_t>(begin - unit.first_row), n = static_cast<uint32_t>(end - begin);
+        const uint32_t at = static_cast<uint32_t>(begin - unit.first_row),
+                       n = static_cast<uint32_t>(end - begin);
         if (use_codes_[p]) {
           load_codes(unit, *parts_[p], begin - part_begin, at, n);
         } else {
@@ -178,7 +188,8 @@ class Packer {
     float* values = unit.values.data() + begin;
     part.read_f32(row, n, values);
     if (!all_finite(values, count)) {
-      throw Error(ErrorCode::corrupt_data, "weights hold a NaN or an infinity near row " + std::to_string(row) + "; the file is damaged");
+      throw Error(ErrorCode::corrupt_data, "weights hold a NaN or an infinity near row " +
+                                               std::to_string(row) + "; the file is damaged");
     }
     uint8_t* stored = unit.stored.data() + begin;
     if (spec_.format == Format::f32 || spec_.format == Format::bf16) {
@@ -197,7 +208,8 @@ class Packer {
       }
       const uint32_t group = linear::group_size(spec_.format);
       for (uint32_t g = 0; g * group < cols; ++g) {
-        const size_t k = size_t{g} * group, length = std::min<size_t>(group, cols - k), s = scale_index(first + r, g);
+        const size_t k = size_t{g} * group, length = std::min<size_t>(group, cols - k),
+                     s = scale_index(first + r, g);
         if (search) scales_.groups[s] = search_i4_scale(values + r * cols + k, length);
         if (search && spec_.has_min) scales_.mins[s] = symmetric_minimum(scales_.groups[s]);
         quantize_group_i4(values + r * cols + k, length, scales_.groups[s], codes + r * cols + k);
@@ -215,16 +227,23 @@ class Packer {
   void load_codes(Unit& unit, const RowSource& part, uint64_t row, uint32_t at, uint32_t n) {
     const size_t cols = spec_.cols, begin = at * cols, count = n * cols;
     const SourceCodes source = *part.codes();
-    const size_t source_groups = source.group == 0 ? 1 : (cols + static_cast<size_t>(source.group) - 1) / static_cast<size_t>(source.group);
+    const size_t source_groups = source.group == 0 ? 1
+                                                   : (cols + static_cast<size_t>(source.group) - 1) /
+                                                         static_cast<size_t>(source.group);
     unit.scales.resize(n * source_groups);
     unit.mins.resize(n * source_groups);
     int8_t* codes = unit.codes.data() + begin;
     uint8_t* stored = unit.stored.data() + begin;
     part.read_codes(row, n, codes, unit.scales.data(), source.has_min ? unit.mins.data() : nullptr);
-    const int low = source.bits == 8 ? -127 : source.has_min ? 0 : -8, high = source.bits == 8 ? 127 : low + 15;
+    const int low = source.bits == 8 ? -127
+                    : source.has_min ? 0
+                                     : -8,
+              high = source.bits == 8 ? 127 : low + 15;
     bool valid = all_finite(unit.scales.data(), n * source_groups);
     for (size_t i = 0; i < count; ++i) valid &= codes[i] >= low && codes[i] <= high;
-    if (!valid) throw Error(ErrorCode::corrupt_data, "weight codes or scales out of range near row " + std::to_string(row));
+    if (!valid)
+      throw Error(ErrorCode::corrupt_data,
+                  "weight codes or scales out of range near row " + std::to_string(row));
     if (source.has_min) {
       std::fill_n(stored, count, uint8_t{1});
       if (part.masked()) read_mask(unit, part, row, n, stored);
@@ -239,10 +258,13 @@ class Packer {
     const uint32_t group = linear::group_size(spec_.format);
     for (uint32_t r = 0; r < n; ++r) {
       for (uint32_t g = 0; g * group < cols; ++g) {
-        const size_t from = r * source_groups + (source.group == 0 ? 0 : size_t{g} * group / static_cast<size_t>(source.group));
+        const size_t from = r * source_groups +
+                            (source.group == 0 ? 0 : size_t{g} * group / static_cast<size_t>(source.group));
         const size_t s = scale_index(first + r, g);
         scales_.groups[s] = f32_to_f16(unit.scales[from]);
-        if (spec_.has_min) scales_.mins[s] = source.has_min ? f32_to_f16(unit.mins[from]) : symmetric_minimum(scales_.groups[s]);
+        if (spec_.has_min)
+          scales_.mins[s] =
+              source.has_min ? f32_to_f16(unit.mins[from]) : symmetric_minimum(scales_.groups[s]);
       }
     }
     if (!source.has_min) {
@@ -255,12 +277,15 @@ class Packer {
     unit.bits.resize(n * row_bytes);
     part.read_mask(row, n, unit.bits.data());
     for (uint32_t r = 0; r < n; ++r) {
-      for (size_t k = 0; k < spec_.cols; ++k) stored[r * size_t{spec_.cols} + k] = unit.bits[r * row_bytes + k / 8] >> (k % 8) & 1;
+      for (size_t k = 0; k < spec_.cols; ++k)
+        stored[r * size_t{spec_.cols} + k] = unit.bits[r * row_bytes + k / 8] >> (k % 8) & 1;
     }
   }
 
-  void write_masks(const Unit& unit, uint32_t u, std::byte* masks, uint64_t* value_bytes, uint64_t* stored) const {
-    const uint32_t tiles = linear::tile_count(spec_), tc = linear::tile_cols(spec_.format), word = linear::mask_bytes(spec_.format);
+  void write_masks(const Unit& unit, uint32_t u, std::byte* masks, uint64_t* value_bytes,
+                   uint64_t* stored) const {
+    const uint32_t tiles = linear::tile_count(spec_), tc = linear::tile_cols(spec_.format),
+                   word = linear::mask_bytes(spec_.format);
     *value_bytes = *stored = 0;
     for (uint32_t panel = 0; panel < per_unit(); ++panel) {
       std::byte* out = masks + (size_t{u} * per_unit() + panel) * tiles * word;
@@ -279,10 +304,12 @@ class Packer {
   }
 
   // Second pass: allocates the blob, copies what the first found, and writes the values.
-  PackedMatrix fill(const std::vector<std::byte>& masks, const std::vector<uint64_t>& unit_bytes, bool scales_known) {
+  PackedMatrix fill(const std::vector<std::byte>& masks, const std::vector<uint64_t>& unit_bytes,
+                    bool scales_known) {
     const bool dense = spec_.layout == Layout::dense;
     const uint32_t units = unit_count();
-    const uint64_t dense_unit = uint64_t{linear::tile_count(spec_)} * kPanelRows * linear::tile_cols(spec_.format) * linear::value_bytes(spec_.format);
+    const uint64_t dense_unit = uint64_t{linear::tile_count(spec_)} * kPanelRows *
+                                linear::tile_cols(spec_.format) * linear::value_bytes(spec_.format);
     std::vector<uint64_t> offsets(units + 1);
     for (uint32_t u = 0; u < units; ++u) offsets[u + 1] = offsets[u] + (dense ? dense_unit : unit_bytes[u]);
     const PackedSections at = packed_sections(spec_, offsets[units]);
@@ -321,11 +348,14 @@ class Packer {
   void write_values(const Unit& unit, std::byte* out, bool dense) const {
     switch (spec_.format) {
       case Format::f32:
-        return write_panel<float>(unit, reinterpret_cast<float*>(out), dense, [](float v, int8_t) { return v; });
+        return write_panel<float>(unit, reinterpret_cast<float*>(out), dense,
+                                  [](float v, int8_t) { return v; });
       case Format::bf16:
-        return write_panel<uint16_t>(unit, reinterpret_cast<uint16_t*>(out), dense, [](float v, int8_t) { return f32_to_bf16(v); });
+        return write_panel<uint16_t>(unit, reinterpret_cast<uint16_t*>(out), dense,
+                                     [](float v, int8_t) { return f32_to_bf16(v); });
       case Format::i8:
-        return write_panel<int8_t>(unit, reinterpret_cast<int8_t*>(out), dense, [](float, int8_t c) { return c; });
+        return write_panel<int8_t>(unit, reinterpret_cast<int8_t*>(out), dense,
+                                   [](float, int8_t c) { return c; });
       default:
         write_nibbles(unit, reinterpret_cast<uint8_t*>(out), dense);
     }
@@ -386,7 +416,8 @@ class Packer {
 
 }  // namespace
 
-PackedMatrix pack(std::span<const RowSource* const> parts, const PackOptions& options, const CpuFeatures& cpu, ThreadPool& threads) {
+PackedMatrix pack(std::span<const RowSource* const> parts, const PackOptions& options, const CpuFeatures& cpu,
+                  ThreadPool& threads) {
   if (parts.empty()) throw Error(ErrorCode::invalid_argument, "nothing to pack");
   return Packer(parts, options, cpu, threads).run();
 }

@@ -28,6 +28,7 @@ struct PackOptions {
 // the squared error over a small search, as llama.cpp's make_qx_quants. An element is stored in a sparse layout when it contributes: its value (or code)
 // is not zero, or, with a minimum, when the source stores it.
 // Throws Error: corrupt_data for non-finite weights, invalid_argument for parts of different widths, and what the source throws.
-PackedMatrix pack(std::span<const RowSource* const> parts, const PackOptions& options, const CpuFeatures& cpu, ThreadPool& threads);
+PackedMatrix pack(std::span<const RowSource* const> parts, const PackOptions& options, const CpuFeatures& cpu,
+                  ThreadPool& threads);
 
 }  // namespace filigree

@@ -79,7 +79,8 @@ size_t pack_slots8(const int8_t* codes, uint32_t rows, uint32_t cols, std::byte*
   size_t bytes = kSlotHeaderBytes;
   for (uint32_t octet = 0; octet < 2; ++octet) {
     const uint32_t n = std::min(8u, rows - std::min(rows, 8 * octet));
-    pairs[octet] = pack_octet(codes + size_t{8} * octet * cols * (n > 0), n, cols, out == nullptr ? nullptr : out + bytes);
+    pairs[octet] = pack_octet(codes + size_t{8} * octet * cols * (n > 0), n, cols,
+                              out == nullptr ? nullptr : out + bytes);
     bytes += pairs[octet] * kSlotPairBytes;
   }
   if (out != nullptr) std::memcpy(out, pairs, sizeof(pairs));

@@ -22,10 +22,13 @@ using linear::MatrixSpec;
 constexpr char kMagic[8] = {'F', 'I', 'L', 'G', 'M', 'T', 'R', 'X'};
 
 [[noreturn]] void corrupt(const std::string& what) {
-  throw Error(ErrorCode::corrupt_data, "packed matrix is damaged: " + what + "; delete it and load the model again");
+  throw Error(ErrorCode::corrupt_data,
+              "packed matrix is damaged: " + what + "; delete it and load the model again");
 }
 
-uint64_t units_of(const MatrixSpec& spec) { return linear::panel_count(spec) / linear::panels_per_unit(spec.format); }
+uint64_t units_of(const MatrixSpec& spec) {
+  return linear::panel_count(spec) / linear::panels_per_unit(spec.format);
+}
 
 // Four independent multiply-rotate lanes over 64-bit words: fast enough to read a model at memory speed, and any flipped bit
 // changes the result. Not cryptographic: the cache guards against damage, not against an attacker who can write to it.
@@ -39,7 +42,8 @@ uint64_t checksum_of(const std::byte* data, size_t bytes) {
     for (int j = 0; j < 4; ++j) lane[j] = std::rotl((lane[j] ^ w[j]) * kMultiplier, 29);
   }
   uint64_t tail = bytes;
-  for (size_t i = words / 4 * 32; i < bytes; ++i) tail = (tail ^ static_cast<uint64_t>(data[i])) * kMultiplier;
+  for (size_t i = words / 4 * 32; i < bytes; ++i)
+    tail = (tail ^ static_cast<uint64_t>(data[i])) * kMultiplier;
   for (uint64_t l : lane) tail = std::rotl((tail ^ l) * kMultiplier, 31);
   return tail ^ (tail >> 32);
 }
@@ -70,7 +74,8 @@ void check_bitmask(const Matrix& m, uint64_t value_bytes) {
       longest = std::max(longest, count);
       stored += count;
     }
-    if (m.offsets[u + 1] < m.offsets[u] || m.offsets[u + 1] - m.offsets[u] != longest * linear::value_bytes(m.format)) {
+    if (m.offsets[u + 1] < m.offsets[u] ||
+        m.offsets[u + 1] - m.offsets[u] != longest * linear::value_bytes(m.format)) {
       corrupt("masks and offsets disagree at panel " + std::to_string(u * per_unit));
     }
   }
@@ -95,7 +100,8 @@ uint64_t checksum_of(PackedHeader header, const std::byte* blob) {
   header.checksum = 0;
   std::byte bytes[sizeof(header)];
   std::memcpy(bytes, &header, sizeof(header));
-  return checksum_of(bytes, sizeof(header)) ^ checksum_of(blob + kPackedHeaderBytes, header.total_bytes - kPackedHeaderBytes);
+  return checksum_of(bytes, sizeof(header)) ^
+         checksum_of(blob + kPackedHeaderBytes, header.total_bytes - kPackedHeaderBytes);
 }
 
 Matrix point_into(const std::byte* blob, const MatrixSpec& spec, const PackedSections& at, uint64_t stored) {
@@ -121,10 +127,10 @@ Matrix point_into(const std::byte* blob, const MatrixSpec& spec, const PackedSec
 
 PackedSections packed_sections(const MatrixSpec& spec, uint64_t value_bytes) {
   constexpr uint32_t kMost = 1u << 30;
-  if (spec.rows == 0 || spec.cols == 0 || spec.rows > kMost || spec.cols > kMost || value_bytes > uint64_t{1} << 48 ||
-      uint64_t{spec.rows} * spec.cols > uint64_t{1} << 46) {
-    throw Error(ErrorCode::invalid_argument,
-                "cannot pack a matrix of " + std::to_string(spec.rows) + " x " + std::to_string(spec.cols) + " weights");
+  if (spec.rows == 0 || spec.cols == 0 || spec.rows > kMost || spec.cols > kMost ||
+      value_bytes > uint64_t{1} << 48 || uint64_t{spec.rows} * spec.cols > uint64_t{1} << 46) {
+    throw Error(ErrorCode::invalid_argument, "cannot pack a matrix of " + std::to_string(spec.rows) + " x " +
+                                                 std::to_string(spec.cols) + " weights");
   }
   PackedSections s{};
   uint64_t at = kPackedHeaderBytes;
@@ -135,7 +141,9 @@ PackedSections packed_sections(const MatrixSpec& spec, uint64_t value_bytes) {
   };
   const uint64_t panels = linear::panel_count(spec), rows = panels * linear::kPanelRows;
   const bool i8 = spec.format == Format::i8, i4 = linear::is_i4(spec.format);
-  s.masks = section(spec.layout == Layout::bitmask ? panels * linear::tile_count(spec) * linear::mask_bytes(spec.format) : 0);
+  s.masks = section(spec.layout == Layout::bitmask
+                        ? panels * linear::tile_count(spec) * linear::mask_bytes(spec.format)
+                        : 0);
   s.offsets = section(spec.layout == Layout::dense ? 0 : (units_of(spec) + 1) * sizeof(uint64_t));
   s.row_scales = section(i8 ? rows * sizeof(float) : 0);
   s.code_sums = section(i8 ? rows * sizeof(int32_t) : 0);
@@ -172,11 +180,15 @@ Matrix view_of(std::span<const std::byte> blob, bool verify_checksum) {
   PackedHeader h;
   std::memcpy(&h, blob.data(), sizeof(h));
   if (std::memcmp(h.magic, kMagic, sizeof(kMagic)) != 0) corrupt("no packed matrix");
-  if (h.version != kPackedVersion) corrupt("version " + std::to_string(h.version) + ", this program reads " + std::to_string(kPackedVersion));
-  if (h.format > static_cast<uint32_t>(Format::i4g128) || h.layout > static_cast<uint32_t>(Layout::slots8) || h.has_min > 1) {
+  if (h.version != kPackedVersion)
+    corrupt("version " + std::to_string(h.version) + ", this program reads " +
+            std::to_string(kPackedVersion));
+  if (h.format > static_cast<uint32_t>(Format::i4g128) || h.layout > static_cast<uint32_t>(Layout::slots8) ||
+      h.has_min > 1) {
     corrupt("unknown format or layout");
   }
-  MatrixSpec spec{static_cast<Format>(h.format), static_cast<Layout>(h.layout), h.has_min == 1, h.rows, h.cols};
+  MatrixSpec spec{static_cast<Format>(h.format), static_cast<Layout>(h.layout), h.has_min == 1, h.rows,
+                  h.cols};
   if (spec.has_min && !linear::is_i4(spec.format)) corrupt("a minimum on a format without groups");
   PackedSections at;
   try {
@@ -186,8 +198,9 @@ Matrix view_of(std::span<const std::byte> blob, bool verify_checksum) {
   }
   if (at.total != h.total_bytes || at.total > blob.size()) corrupt("its sections do not fit its length");
   const Matrix m = point_into(blob.data(), spec, at, h.stored);
-  const uint64_t dense_values = uint64_t{linear::panel_count(spec)} * linear::tile_count(spec) * linear::kPanelRows *
-                                linear::tile_cols(spec.format) * linear::value_bytes(spec.format) / linear::panels_per_unit(spec.format);
+  const uint64_t dense_values = uint64_t{linear::panel_count(spec)} * linear::tile_count(spec) *
+                                linear::kPanelRows * linear::tile_cols(spec.format) *
+                                linear::value_bytes(spec.format) / linear::panels_per_unit(spec.format);
   switch (spec.layout) {
     case Layout::dense:
       if (h.value_bytes != dense_values) corrupt("wrong number of values");
@@ -224,7 +237,8 @@ void unpack_rows(const Matrix& m, uint32_t row, uint32_t n, float* out) {
       float value = codes[e];
       if (m.format == Format::i8) value *= m.row_scales[row + i];
       if (linear::is_i4(m.format)) {
-        const size_t s = (size_t{panel / 2} * linear::group_count(m) + k / linear::group_size(m.format)) * 2 * linear::kPanelRows +
+        const size_t s = (size_t{panel / 2} * linear::group_count(m) + k / linear::group_size(m.format)) * 2 *
+                             linear::kPanelRows +
                          panel % 2 * linear::kPanelRows + r;
         value *= f16_to_f32(m.group_scales[s]);
         if (m.has_min && stored[e]) value += f16_to_f32(m.group_mins[s]);

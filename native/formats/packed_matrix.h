@@ -16,17 +16,18 @@ struct PackedHeader {
   uint32_t version;
   uint32_t format, layout, has_min;
   uint32_t rows, cols;
-  uint64_t stored;        // elements stored
-  uint64_t value_bytes;   // length of the values section
-  uint64_t total_bytes;   // header and slack included
-  uint64_t checksum;      // of the header and of everything after it
+  uint64_t stored;       // elements stored
+  uint64_t value_bytes;  // length of the values section
+  uint64_t total_bytes;  // header and slack included
+  uint64_t checksum;     // of the header and of everything after it
 };
 
 inline constexpr uint32_t kPackedVersion = 1;
 inline constexpr size_t kPackedHeaderBytes = 256;
 
 struct PackedSections {
-  uint64_t masks, offsets, row_scales, code_sums, group_scales, group_mins, values, total;  // byte offsets into the blob
+  uint64_t masks, offsets, row_scales, code_sums, group_scales, group_mins, values,
+      total;  // byte offsets into the blob
 };
 // Throws invalid_argument if the shape is empty or absurd (over 2^31 rows or columns, over 2^48 bytes).
 PackedSections packed_sections(const linear::MatrixSpec& spec, uint64_t value_bytes);

@@ -42,7 +42,8 @@ void quantize_row_i8(const float* x, size_t n, int8_t* codes, float* scale) {
   }
   const float inverse = 127.0f / most;
   for (size_t i = 0; i < n; ++i) {
-    codes[i] = static_cast<int8_t>(static_cast<int32_t>(std::clamp(nearest(x[i] * inverse), -127.0f, 127.0f)));
+    codes[i] =
+        static_cast<int8_t>(static_cast<int32_t>(std::clamp(nearest(x[i] * inverse), -127.0f, 127.0f)));
   }
   *scale = most / 127.0f;
 }
@@ -90,7 +91,8 @@ void quantize_group_i4(const float* x, size_t n, uint16_t scale_f16, int8_t* cod
   }
   const float inverse = 1.0f / scale;
   for (size_t i = 0; i < n; ++i) {
-    codes[i] = static_cast<int8_t>(static_cast<int32_t>(std::min(std::max(nearest(x[i] * inverse), -8.0f), 7.0f)));
+    codes[i] =
+        static_cast<int8_t>(static_cast<int32_t>(std::min(std::max(nearest(x[i] * inverse), -8.0f), 7.0f)));
   }
 }
 

@@ -19,7 +19,9 @@ uint64_t mix(uint64_t x) {
 class RandomRows final : public MatrixRows {
  public:
   RandomRows(const TensorDesc& desc, Extent extent)
-      : MatrixRows(desc, extent), key_(mix(desc.seed)), zero_below_(static_cast<uint32_t>(desc.zeros * 4294967296.0)) {}
+      : MatrixRows(desc, extent),
+        key_(mix(desc.seed)),
+        zero_below_(static_cast<uint32_t>(desc.zeros * 4294967296.0)) {}
 
   void read_f32(uint64_t row, uint64_t n, float* out) const override {
     check_range(row, n);
@@ -43,7 +45,8 @@ class RandomRows final : public MatrixRows {
 
 std::unique_ptr<RowSource> open_random_rows(const TensorDesc& desc) {
   if (!(desc.zeros >= 0 && desc.zeros < 1)) {
-    throw Error(ErrorCode::invalid_argument, "tensor " + desc.name + ": the fraction of zeros must be in [0, 1)");
+    throw Error(ErrorCode::invalid_argument,
+                "tensor " + desc.name + ": the fraction of zeros must be in [0, 1)");
   }
   return std::make_unique<RandomRows>(desc, extent_of(desc));
 }

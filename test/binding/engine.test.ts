@@ -289,7 +289,15 @@ describe('life and death', () => {
   test('a process ends with status 0 whatever its engines are doing', { timeout: 60_000 }, async () => {
     const addon = addonCandidates().find((file) => statSync(file, { throwIfNoEntry: false }))!;
     const { config, files, tensors } = manifest;
-    const options = { weights: 'i8', dense: false, kv: 'f16', threads: 2, isa: 'auto', maxModelLen: 128, maxSlots: 4 };
+    const options = {
+      weights: 'i8',
+      dense: false,
+      kv: 'f16',
+      threads: 2,
+      isa: 'auto',
+      maxModelLen: 128,
+      maxSlots: 4,
+    };
     const code = `
       const [addon, manifest, options, when] = JSON.parse(process.argv[1]);
       const { Engine } = require(addon);
@@ -355,7 +363,9 @@ describe('life and death', () => {
     for (const when of ['loading', 'idle', 'stepping'])
       for (let i = 0; i < 3; i++) {
         const worker = new Worker(code, { eval: true, workerData: { ...workerData, when } });
-        const ended = new Promise<number>((resolve, reject) => worker.once('exit', resolve).once('error', reject));
+        const ended = new Promise<number>((resolve, reject) =>
+          worker.once('exit', resolve).once('error', reject),
+        );
         await new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject));
         await worker.terminate();
         // 1: it was stopped; 0: it had nothing left to do and was faster.

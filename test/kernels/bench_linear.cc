@@ -67,27 +67,40 @@ int run(int argc, char** argv) {
   std::string format_filter, layout_filter, isa = "auto", tokens_list = "1,4,16,512";
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string key = argv[i], value = argv[i + 1];
-    if (key == "--rows") rows = static_cast<uint32_t>(std::atoi(value.c_str()));
-    else if (key == "--cols") cols = static_cast<uint32_t>(std::atoi(value.c_str()));
-    else if (key == "--zeros") zeros = std::atof(value.c_str());
-    else if (key == "--tokens") tokens_list = value;
-    else if (key == "--threads") threads = std::atoi(value.c_str());
-    else if (key == "--rounds") rounds = std::atoi(value.c_str());
-    else if (key == "--format") format_filter = value;
-    else if (key == "--layout") layout_filter = value;
-    else if (key == "--best") best = value != "0";
-    else if (key == "--isa") isa = value;
-    else throw Error(ErrorCode::invalid_argument, "unknown option " + key);
+    if (key == "--rows")
+      rows = static_cast<uint32_t>(std::atoi(value.c_str()));
+    else if (key == "--cols")
+      cols = static_cast<uint32_t>(std::atoi(value.c_str()));
+    else if (key == "--zeros")
+      zeros = std::atof(value.c_str());
+    else if (key == "--tokens")
+      tokens_list = value;
+    else if (key == "--threads")
+      threads = std::atoi(value.c_str());
+    else if (key == "--rounds")
+      rounds = std::atoi(value.c_str());
+    else if (key == "--format")
+      format_filter = value;
+    else if (key == "--layout")
+      layout_filter = value;
+    else if (key == "--best")
+      best = value != "0";
+    else if (key == "--isa")
+      isa = value;
+    else
+      throw Error(ErrorCode::invalid_argument, "unknown option " + key);
   }
   std::vector<uint32_t> tokens;
   std::stringstream list(tokens_list);
-  for (std::string item; std::getline(list, item, ',');) tokens.push_back(static_cast<uint32_t>(std::atoi(item.c_str())));
+  for (std::string item; std::getline(list, item, ',');)
+    tokens.push_back(static_cast<uint32_t>(std::atoi(item.c_str())));
   const CpuFeatures cpu = restrict_to(detect_cpu(), isa);
   ThreadPool pool(threads);
   const double bandwidth = measure_read_bandwidth(pool.size(), size_t{256} << 20, rounds);
-  std::printf("%s, %d threads, read %.1f GB/s, %u x %u, %.0f %% zeros in bitmask layouts\n", cpu.cpu_name.c_str(), pool.size(), bandwidth * 1e-9,
-              rows, cols, zeros * 100);
-  std::printf("%-34s %-7s %-8s %6s %10s %8s %7s %9s %9s\n", "kernel", "format", "layout", "tokens", "ms", "bits/w", "GB/s", "Gweight/s", "GMAC/s");
+  std::printf("%s, %d threads, read %.1f GB/s, %u x %u, %.0f %% zeros in bitmask layouts\n",
+              cpu.cpu_name.c_str(), pool.size(), bandwidth * 1e-9, rows, cols, zeros * 100);
+  std::printf("%-34s %-7s %-8s %6s %10s %8s %7s %9s %9s\n", "kernel", "format", "layout", "tokens", "ms",
+              "bits/w", "GB/s", "Gweight/s", "GMAC/s");
   size_t count;
   const linear::Variant* all = linear::variants(&count);
   PackedMatrix packed;
@@ -98,7 +111,9 @@ int run(int argc, char** argv) {
       packed = {};
       for (size_t i = 0; i < count; ++i) {
         const linear::Variant& v = all[i];
-        if (v.format != format || v.layout != layout || !v.supported(cpu) || (std::strcmp(v.isa, "scalar") == 0 && isa != "scalar")) continue;
+        if (v.format != format || v.layout != layout || !v.supported(cpu) ||
+            (std::strcmp(v.isa, "scalar") == 0 && isa != "scalar"))
+          continue;
         for (uint32_t t : tokens) {
           if (t < v.min_tokens || t > v.max_tokens) continue;
           if (packed.empty()) {
@@ -111,9 +126,11 @@ int run(int argc, char** argv) {
           }
           const linear::Matrix& m = packed.matrix();
           const linear::Timing timing = linear::measure(m, v, t, pool, rounds);
-          const double seconds = best ? timing.best : timing.median, weights = static_cast<double>(rows) * cols;
-          std::printf("%-34s %-7s %-8s %6u %10.3f %8.2f %7.1f %9.1f %9.1f\n", v.name, name_of(format), name_of(layout), t, seconds * 1e3,
-                      static_cast<double>(m.bytes) * 8 / weights, static_cast<double>(m.bytes) / seconds * 1e-9, weights / seconds * 1e-9,
+          const double seconds = best ? timing.best : timing.median,
+                       weights = static_cast<double>(rows) * cols;
+          std::printf("%-34s %-7s %-8s %6u %10.3f %8.2f %7.1f %9.1f %9.1f\n", v.name, name_of(format),
+                      name_of(layout), t, seconds * 1e3, static_cast<double>(m.bytes) * 8 / weights,
+                      static_cast<double>(m.bytes) / seconds * 1e-9, weights / seconds * 1e-9,
                       weights * t / seconds * 1e-9);
           std::fflush(stdout);
         }

@@ -55,13 +55,14 @@ void check(bool ok, std::string_view what, std::source_location where) {
   }
 }
 
-void check_near(double actual, double expected, double tolerance, std::string_view what, std::source_location where) {
+void check_near(double actual, double expected, double tolerance, std::string_view what,
+                std::source_location where) {
   if (actual == expected || (std::isnan(actual) && std::isnan(expected))) return check(true, what, where);
   const double difference = std::abs(actual - expected);
   if (difference <= tolerance) return check(true, what, where);
   char text[160];
-  std::snprintf(text, sizeof text, ": %.9g instead of %.9g, differs by %.3g, allowed %.3g", actual, expected, difference,
-                tolerance);
+  std::snprintf(text, sizeof text, ": %.9g instead of %.9g, differs by %.3g, allowed %.3g", actual, expected,
+                difference, tolerance);
   check(false, std::string(what) + text, where);
 }
 
@@ -77,13 +78,15 @@ uint64_t Random::bits() {
 float Random::uniform() { return static_cast<float>(bits() >> 40) * 0x1p-24f; }
 
 float Random::normal() {
-  const double u = (static_cast<double>(bits() >> 11) + 0.5) * 0x1p-53, v = static_cast<double>(bits() >> 11) * 0x1p-53;
+  const double u = (static_cast<double>(bits() >> 11) + 0.5) * 0x1p-53,
+               v = static_cast<double>(bits() >> 11) * 0x1p-53;
   return static_cast<float>(std::sqrt(-2.0 * std::log(u)) * std::cos(6.283185307179586 * v));
 }
 
 Registration::Registration(const char* name, void (*body)()) { state().cases.push_back({name, "", body}); }
 
-Registration::Registration(const char* name, const char* isas, void (*body)(const CpuFeatures&, std::string_view)) {
+Registration::Registration(const char* name, const char* isas,
+                           void (*body)(const CpuFeatures&, std::string_view)) {
   std::istringstream list(isas);
   for (std::string isa; list >> isa;) {
     if (!of_this_family(isa)) continue;
@@ -130,7 +133,8 @@ static int run_all(int argc, char** argv) {
       ++s.failures;
       std::printf("    exception: %s\n", error.what());
     }
-    const double ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+    const double ms =
+        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
     if (s.failures) {
       ++failed;
       std::printf("FAIL %s (%ld failed checks)\n", c.name.c_str(), s.failures);

@@ -29,9 +29,14 @@ void check_near(double actual, double expected, double tolerance, std::string_vi
 template <class A, class B>
 void check_equal(const A& actual, const B& expected, std::string_view what = "",
                  std::source_location where = std::source_location::current()) {
-  if constexpr (requires { std::to_string(actual); std::to_string(expected); }) {
+  if constexpr (requires {
+                  std::to_string(actual);
+                  std::to_string(expected);
+                }) {
     if (actual == expected) return check(true, what, where);
-    check(false, std::string(what) + ": " + std::to_string(actual) + " instead of " + std::to_string(expected), where);
+    check(false,
+          std::string(what) + ": " + std::to_string(actual) + " instead of " + std::to_string(expected),
+          where);
   } else {
     check(actual == expected, what, where);
   }
@@ -39,7 +44,8 @@ void check_equal(const A& actual, const B& expected, std::string_view what = "",
 
 // Runs `f` and checks that it throws an `E`.
 template <class E, class F>
-void check_throws(F&& f, std::string_view what = "", std::source_location where = std::source_location::current()) {
+void check_throws(F&& f, std::string_view what = "",
+                  std::source_location where = std::source_location::current()) {
   try {
     f();
   } catch (const E&) {
@@ -69,8 +75,8 @@ struct Registration {
 
 }  // namespace filigree::test
 
-#define FILIGREE_TEST(name)                                                                    \
-  static void filigree_test_##name();                                                          \
+#define FILIGREE_TEST(name)                                                                     \
+  static void filigree_test_##name();                                                           \
   static const ::filigree::test::Registration filigree_reg_##name(#name, filigree_test_##name); \
   static void filigree_test_##name()
 

@@ -10,10 +10,14 @@
 
 namespace filigree::test {
 
-void MemoryRows::read_f32(uint64_t row, uint64_t n, float* out) const { std::copy_n(&values[row * cols_], n * cols_, out); }
+void MemoryRows::read_f32(uint64_t row, uint64_t n, float* out) const {
+  std::copy_n(&values[row * cols_], n * cols_, out);
+}
 
 void MemoryRows::read_codes(uint64_t row, uint64_t n, int8_t* codes, float* scales, float* mins) const {
-  const size_t groups = source_codes->group == 0 ? 1 : (cols_ + static_cast<size_t>(source_codes->group) - 1) / static_cast<size_t>(source_codes->group);
+  const size_t groups = source_codes->group == 0 ? 1
+                                                 : (cols_ + static_cast<size_t>(source_codes->group) - 1) /
+                                                       static_cast<size_t>(source_codes->group);
   std::copy_n(&code[row * cols_], n * cols_, codes);
   std::copy_n(&scale[row * groups], n * groups, scales);
   if (source_codes->has_min) std::copy_n(&min[row * groups], n * groups, mins);
@@ -23,13 +27,15 @@ void MemoryRows::read_mask(uint64_t row, uint64_t n, uint8_t* bits) const {
   const size_t row_bytes = (cols_ + 7) / 8;
   std::fill_n(bits, n * row_bytes, uint8_t{0});
   for (uint64_t r = 0; r < n; ++r) {
-    for (uint32_t k = 0; k < cols_; ++k) bits[r * row_bytes + k / 8] |= static_cast<uint8_t>(stored[(row + r) * cols_ + k] << (k % 8));
+    for (uint32_t k = 0; k < cols_; ++k)
+      bits[r * row_bytes + k / 8] |= static_cast<uint8_t>(stored[(row + r) * cols_ + k] << (k % 8));
   }
 }
 
 void MemoryRows::randomize_codes(Random& random, SourceCodes codes, double zeros, bool masked) {
   source_codes = codes;
-  const uint32_t group = codes.group == 0 ? cols_ : static_cast<uint32_t>(codes.group), groups = (cols_ + group - 1) / group;
+  const uint32_t group = codes.group == 0 ? cols_ : static_cast<uint32_t>(codes.group),
+                 groups = (cols_ + group - 1) / group;
   code.assign(values.size(), 0);
   scale.resize(size_t{rows_} * groups);
   min.resize(scale.size());
@@ -46,7 +52,8 @@ void MemoryRows::randomize_codes(Random& random, SourceCodes codes, double zeros
       continue;
     }
     const int low = codes.bits == 8 ? -127 : codes.has_min ? 0 : -8, span = codes.bits == 8 ? 255 : 16;
-    if (!zero) code[i] = static_cast<int8_t>(low + static_cast<int>(random.below(static_cast<uint32_t>(span))));
+    if (!zero)
+      code[i] = static_cast<int8_t>(low + static_cast<int>(random.below(static_cast<uint32_t>(span))));
     values[i] = scale[s] * static_cast<float>(code[i]);
     if (codes.has_min) values[i] += min[s];
   }
@@ -109,7 +116,8 @@ linear::Input Activations::view(uint32_t first, uint32_t count) const {
   return in;
 }
 
-PackedMatrix pack_rows(const MemoryRows& rows, linear::Format format, std::optional<linear::Layout> layout, int threads) {
+PackedMatrix pack_rows(const MemoryRows& rows, linear::Format format, std::optional<linear::Layout> layout,
+                       int threads) {
   ThreadPool pool(threads);
   const RowSource* parts[] = {&rows};
   PackOptions options;
@@ -118,7 +126,8 @@ PackedMatrix pack_rows(const MemoryRows& rows, linear::Format format, std::optio
   return pack(parts, options, detect_cpu(), pool);
 }
 
-std::vector<float> run_variant(const linear::Variant& v, const linear::Matrix& m, const linear::Input& in, uint32_t cut) {
+std::vector<float> run_variant(const linear::Variant& v, const linear::Matrix& m, const linear::Input& in,
+                               uint32_t cut) {
   constexpr float kGuard = 12345.0f;
   const size_t stride = m.rows + 5;
   std::vector<float> raw(stride * in.tokens + 3, kGuard);

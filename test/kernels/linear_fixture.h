@@ -56,10 +56,12 @@ class Activations {
   std::vector<int32_t> sums_;
 };
 
-PackedMatrix pack_rows(const MemoryRows& rows, linear::Format format, std::optional<linear::Layout> layout, int threads = 1);
+PackedMatrix pack_rows(const MemoryRows& rows, linear::Format format, std::optional<linear::Layout> layout,
+                       int threads = 1);
 
 // out [tokens][rows] by one kernel over panels [begin, end), cut at `cut` (0: one call). The output is surrounded by guards
 // and everything that must stay untouched is checked.
-std::vector<float> run_variant(const linear::Variant& variant, const linear::Matrix& matrix, const linear::Input& input, uint32_t cut = 0);
+std::vector<float> run_variant(const linear::Variant& variant, const linear::Matrix& matrix,
+                               const linear::Input& input, uint32_t cut = 0);
 
 }  // namespace filigree::test

@@ -39,30 +39,34 @@ std::vector<Layout> layouts_of(std::string_view isa, Format format) {
 }
 
 std::string label(const Variant& v, const linear::Matrix& m, uint32_t tokens) {
-  return std::string(v.name) + " " + name_of(v.format) + " " + name_of(v.layout) + " " + std::to_string(m.rows) + "x" + std::to_string(m.cols) +
-         " tokens " + std::to_string(tokens) + (m.has_min ? " min" : "");
+  return std::string(v.name) + " " + name_of(v.format) + " " + name_of(v.layout) + " " +
+         std::to_string(m.rows) + "x" + std::to_string(m.cols) + " tokens " + std::to_string(tokens) +
+         (m.has_min ? " min" : "");
 }
 
 // bf16 kernels may sum in another order than the reference (vdpbf16ps) and flush denormals. With n products, any order of n
 // additions of products rounded once, each with relative error u = 2^-24, differs from another by at most
 // 2 n u / (1 - n u) * sum |w x| (Higham, Accuracy and Stability, 3.1), plus n flushed terms under 2^-126.
-float bf16_bound(const linear::Matrix& m, const std::vector<float>& weights, const uint16_t* x, uint32_t row) {
+float bf16_bound(const linear::Matrix& m, const std::vector<float>& weights, const uint16_t* x,
+                 uint32_t row) {
   double magnitude = 0;
-  for (uint32_t k = 0; k < m.cols; ++k) magnitude += std::fabs(double{weights[size_t{row} * m.cols + k]} * bf16_to_f32(x[k]));
+  for (uint32_t k = 0; k < m.cols; ++k)
+    magnitude += std::fabs(double{weights[size_t{row} * m.cols + k]} * bf16_to_f32(x[k]));
   const double nu = (2.0 * m.cols + 2) * 0x1p-24;
   return static_cast<float>(2 * nu / (1 - nu) * magnitude + m.cols * 0x1p-125);
 }
 
-void compare(const Variant& v, const linear::Matrix& m, const linear::Input& in, const std::vector<float>& expected, uint32_t cut) {
+void compare(const Variant& v, const linear::Matrix& m, const linear::Input& in,
+             const std::vector<float>& expected, uint32_t cut) {
   const std::vector<float> actual = run_variant(v, m, in, cut);
   if (m.format != Format::bf16) {
     size_t wrong = 0, first = 0;
     for (size_t i = expected.size(); i-- > 0;) {
       if (std::memcmp(&actual[i], &expected[i], 4) != 0) ++wrong, first = i;
     }
-    check(wrong == 0, label(v, m, in.tokens) + ": " + std::to_string(wrong) + " wrong, first token " + std::to_string(first / m.rows) +
-                          " row " + std::to_string(first % m.rows) + ": " + std::to_string(actual[first]) + " instead of " +
-                          std::to_string(expected[first]));
+    check(wrong == 0, label(v, m, in.tokens) + ": " + std::to_string(wrong) + " wrong, first token " +
+                          std::to_string(first / m.rows) + " row " + std::to_string(first % m.rows) + ": " +
+                          std::to_string(actual[first]) + " instead of " + std::to_string(expected[first]));
     return;
   }
   std::vector<float> weights(size_t{m.rows} * m.cols);
@@ -71,14 +75,16 @@ void compare(const Variant& v, const linear::Matrix& m, const linear::Input& in,
   for (uint32_t t = 0; t < in.tokens; ++t) {
     for (uint32_t r = 0; r < m.rows; ++r) {
       const size_t i = size_t{t} * m.rows + r;
-      close = close && std::fabs(actual[i] - expected[i]) <= bf16_bound(m, weights, in.bf16 + t * in.stride, r);
+      close =
+          close && std::fabs(actual[i] - expected[i]) <= bf16_bound(m, weights, in.bf16 + t * in.stride, r);
     }
   }
   check(close, label(v, m, in.tokens));
 }
 
 // All kernels of an instruction set on one matrix, whole and cut at a random panel, every one within its range of tokens.
-void check_matrix(std::string_view isa, const MemoryRows& rows, Format format, uint32_t tokens, Random& random) {
+void check_matrix(std::string_view isa, const MemoryRows& rows, Format format, uint32_t tokens,
+                  Random& random) {
   const Activations x(random, tokens, static_cast<uint32_t>(rows.cols()), format);
   for (Layout layout : layouts_of(isa, format)) {
     const PackedMatrix packed = pack_rows(rows, format, layout);
@@ -89,7 +95,8 @@ void check_matrix(std::string_view isa, const MemoryRows& rows, Format format, u
       const uint32_t count = std::clamp(tokens, v->min_tokens, v->max_tokens);
       if (count > tokens) continue;
       const uint32_t cut = random.below(linear::panel_count(m) / unit + 1) * unit;
-      const std::vector<float> head(expected.begin(), expected.begin() + static_cast<ptrdiff_t>(size_t{count} * m.rows));
+      const std::vector<float> head(expected.begin(),
+                                    expected.begin() + static_cast<ptrdiff_t>(size_t{count} * m.rows));
       compare(*v, m, x.view(0, count), head, 0);
       compare(*v, m, x.view(0, count), head, cut);
     }
@@ -111,7 +118,8 @@ FILIGREE_ISA_TEST(linear_odd_shapes_match_the_reference, kIsas) {
 FILIGREE_ISA_TEST(linear_every_width_up_to_300, kIsas) {
   Random random(2);
   for (Format format : kFormats) {
-    for (uint32_t cols = 1; cols <= 300; cols += 1) check_matrix(isa, random_rows(random, 17, cols, 0.6), format, 1 + cols % 5, random);
+    for (uint32_t cols = 1; cols <= 300; cols += 1)
+      check_matrix(isa, random_rows(random, 17, cols, 0.6), format, 1 + cols % 5, random);
   }
 }
 
@@ -145,9 +153,11 @@ FILIGREE_ISA_TEST(linear_minimum_per_group, kIsas) {
     for (Layout layout : layouts_of(isa, format)) {
       const PackedMatrix packed = pack_rows(m, format, layout);
       check(packed.matrix().has_min == !(masked && layout == Layout::dense), "minimum kept");
-      const std::vector<float> expected = run_variant(scalar(format, layout), packed.matrix(), x.view(0, tokens));
+      const std::vector<float> expected =
+          run_variant(scalar(format, layout), packed.matrix(), x.view(0, tokens));
       for (const Variant* v : variants_of(isa, format, layout)) {
-        if (v->min_tokens <= tokens && tokens <= v->max_tokens) compare(*v, packed.matrix(), x.view(0, tokens), expected, 0);
+        if (v->min_tokens <= tokens && tokens <= v->max_tokens)
+          compare(*v, packed.matrix(), x.view(0, tokens), expected, 0);
       }
     }
   }
@@ -169,7 +179,8 @@ FILIGREE_ISA_TEST(linear_result_is_independent_of_batch_layout_and_split, kIsas)
         for (uint32_t t = 0; t < kTokens; t += batch) {
           const uint32_t count = std::min(batch, kTokens - t);
           const std::vector<float> part =
-              run_variant(plan.pick(count), packed.matrix(), x.view(t, count), linear::split_panels(packed.matrix(), 1, 1 + static_cast<int>(batch % 3)));
+              run_variant(plan.pick(count), packed.matrix(), x.view(t, count),
+                          linear::split_panels(packed.matrix(), 1, 1 + static_cast<int>(batch % 3)));
           all.insert(all.end(), part.begin(), part.end());
         }
         if (first.empty()) first = all;
@@ -190,7 +201,8 @@ FILIGREE_ISA_TEST(linear_plan_serves_every_batch, kIsas) {
         check(v.min_tokens <= tokens && tokens <= v.max_tokens && v.supported(cpu), label(v, {}, tokens));
       }
       for (uint32_t tokens = 1; tokens < 80; ++tokens) {
-        check(plan.workspace_bytes(80) >= plan.pick(tokens).workspace(spec, tokens), "workspace covers every batch");
+        check(plan.workspace_bytes(80) >= plan.pick(tokens).workspace(spec, tokens),
+              "workspace covers every batch");
       }
     }
     check(linear::choose_layout(format, 0.2, cpu) == Layout::dense, "few zeros: dense");
@@ -207,9 +219,12 @@ FILIGREE_TEST(linear_split_is_contiguous_and_balanced) {
         check_equal(linear::split_panels(packed.matrix(), 0, parts), 0u);
         check_equal(linear::split_panels(packed.matrix(), parts, parts), panels);
         for (int p = 0; p < parts; ++p) {
-          const uint32_t begin = linear::split_panels(packed.matrix(), p, parts), end = linear::split_panels(packed.matrix(), p + 1, parts);
-          check(begin <= end && begin % linear::panels_per_unit(format) == 0, "ranges ascend on unit boundaries");
-          check(std::fabs(static_cast<double>(end - begin) - static_cast<double>(panels) / parts) <= 4.0, "balanced");
+          const uint32_t begin = linear::split_panels(packed.matrix(), p, parts),
+                         end = linear::split_panels(packed.matrix(), p + 1, parts);
+          check(begin <= end && begin % linear::panels_per_unit(format) == 0,
+                "ranges ascend on unit boundaries");
+          check(std::fabs(static_cast<double>(end - begin) - static_cast<double>(panels) / parts) <= 4.0,
+                "balanced");
         }
       }
     }

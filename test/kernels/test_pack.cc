@@ -82,7 +82,8 @@ FILIGREE_TEST(pack_bytes_do_not_depend_on_threads) {
     ThreadPool one(1), four(4);
     PackOptions options;
     options.format = format;
-    const PackedMatrix x = pack(parts, options, detect_cpu(), one), y = pack(parts, options, detect_cpu(), four);
+    const PackedMatrix x = pack(parts, options, detect_cpu(), one),
+                       y = pack(parts, options, detect_cpu(), four);
     check(std::ranges::equal(x.blob(), y.blob()), name_of(format));
     check_equal(x.matrix().rows, 187u);
     check(x.matrix().layout != Layout::dense, "zeros recognized");
@@ -114,7 +115,8 @@ FILIGREE_TEST(pack_rejects_bad_weights) {
   check_throws<Error>([&] { pack(parts, {}, detect_cpu(), pool); }, "different widths");
   check_throws<Error>([&] { pack({}, {}, detect_cpu(), pool); }, "no parts");
   rows.values[7] = NAN;
-  for (Format format : kFormats) check_throws<Error>([&] { pack_rows(rows, format, Layout::bitmask); }, "NaN");
+  for (Format format : kFormats)
+    check_throws<Error>([&] { pack_rows(rows, format, Layout::bitmask); }, "NaN");
 }
 
 // A bit flipped anywhere is found by the checksum; without it, whatever is accepted must be safe to run.
@@ -127,7 +129,9 @@ FILIGREE_TEST(packed_matrix_survives_damage) {
       for (int i = 0; i < 200; ++i) {
         AlignedBuffer blob = copy_of(packed);
         // Header bytes past the fields are reserved; damage what is read.
-        const size_t at = i < 60 ? random.below(sizeof(PackedHeader)) : kPackedHeaderBytes + random.below(static_cast<uint32_t>(blob.size() - kPackedHeaderBytes));
+        const size_t at = i < 60 ? random.below(sizeof(PackedHeader))
+                                 : kPackedHeaderBytes +
+                                       random.below(static_cast<uint32_t>(blob.size() - kPackedHeaderBytes));
         blob.data()[at] ^= static_cast<std::byte>(1u << random.below(8));
         check_throws<Error>([&] { view_of({blob.data(), blob.size()}, true); }, "damage found");
         try {

@@ -15,7 +15,8 @@ FILIGREE_TEST(thread_pool_runs_every_index_once) {
   for (int threads : {1, 2, 3, 7}) {
     ThreadPool pool(threads);
     check_equal(pool.size(), threads);
-    std::vector<int> calls(static_cast<size_t>(threads), 0);  // plain ints: the pool itself must order the accesses
+    std::vector<int> calls(static_cast<size_t>(threads),
+                           0);  // plain ints: the pool itself must order the accesses
     for (int round = 0; round < 500; ++round) {
       pool.run([&](int thread, int count) {
         if (count == threads) ++calls[static_cast<size_t>(thread)];

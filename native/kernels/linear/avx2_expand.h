@@ -9,7 +9,9 @@ namespace filigree::linear {
 namespace {
 
 struct RankTables {
-  alignas(32) uint8_t rank[4][32];  // [column][nibble of mask, both lanes]: rank among the row's stored; empty has the top bit
+  alignas(32) uint8_t
+      rank[4]
+          [32];  // [column][nibble of mask, both lanes]: rank among the row's stored; empty has the top bit
   alignas(32) uint8_t count[32];
 };
 constexpr RankTables make_rank_tables() {
@@ -28,13 +30,16 @@ constexpr RankTables make_rank_tables() {
 constexpr RankTables kRanks = make_rank_tables();
 
 FILIGREE_INLINE __m256i rank_of(int column, __m256i nibbles) {
-  return _mm256_shuffle_epi8(_mm256_load_si256(reinterpret_cast<const __m256i*>(kRanks.rank[column])), nibbles);
+  return _mm256_shuffle_epi8(_mm256_load_si256(reinterpret_cast<const __m256i*>(kRanks.rank[column])),
+                             nibbles);
 }
 FILIGREE_INLINE __m256i count_of(__m256i nibbles) {
   return _mm256_shuffle_epi8(_mm256_load_si256(reinterpret_cast<const __m256i*>(kRanks.count)), nibbles);
 }
 // In each group of four bytes: the sum of the bytes before (times 0x01010100).
-FILIGREE_INLINE __m256i sums_before(__m256i counts) { return _mm256_mullo_epi32(counts, _mm256_set1_epi32(0x01010100)); }
+FILIGREE_INLINE __m256i sums_before(__m256i counts) {
+  return _mm256_mullo_epi32(counts, _mm256_set1_epi32(0x01010100));
+}
 
 FILIGREE_INLINE void interleave(const __m256i* p, __m256i* out) {
   const __m256i a = _mm256_unpacklo_epi8(p[0], p[1]), b = _mm256_unpackhi_epi8(p[0], p[1]);
@@ -58,7 +63,8 @@ FILIGREE_INLINE void places_of_quads(__m256i nibbles, __m256i* place) {
 // the rows between. True if some group holds more than 16 values; its places then go up to 31 (see select32).
 FILIGREE_INLINE bool places_of_octets(__m256i masks, __m256i* even, __m256i* odd) {
   const __m256i low_nibble = _mm256_set1_epi8(15);
-  const __m256i lo = _mm256_and_si256(masks, low_nibble), hi = _mm256_and_si256(_mm256_srli_epi16(masks, 4), low_nibble);
+  const __m256i lo = _mm256_and_si256(masks, low_nibble),
+                hi = _mm256_and_si256(_mm256_srli_epi16(masks, 4), low_nibble);
   const __m256i count_lo = count_of(lo), count_both = _mm256_add_epi8(count_lo, count_of(hi));
   const __m256i base_even = sums_before(count_both), base_odd = _mm256_add_epi8(base_even, count_lo);
   __m256i p[4], q[4];
@@ -104,8 +110,9 @@ FILIGREE_INLINE void quad_starts(const uint64_t* mask, const uint8_t*& values, c
 // Expands `tiles` tiles of two panels: block[tile][quad][A 16 bytes, B 16 bytes], quad g = rows 4g..4g+3 by 4 columns. Decode turns
 // loaded values (A's in the low lane) into what is placed; finish treats the result, where empty is still zero.
 template <class Decode>
-FILIGREE_INLINE void expand_tiles(const uint64_t* masks_a, const uint64_t* masks_b, const uint8_t*& a, const uint8_t*& b,
-                                  size_t tiles, uint8_t* block, size_t ahead, const Decode& decode) {
+FILIGREE_INLINE void expand_tiles(const uint64_t* masks_a, const uint64_t* masks_b, const uint8_t*& a,
+                                  const uint8_t*& b, size_t tiles, uint8_t* block, size_t ahead,
+                                  const Decode& decode) {
   const __m256i low_nibble = _mm256_set1_epi8(15);
   for (size_t t = 0; t < tiles; t += 2) {
     const MaskPair pad_a = last_mask(masks_a + t), pad_b = last_mask(masks_b + t);
@@ -113,7 +120,8 @@ FILIGREE_INLINE void expand_tiles(const uint64_t* masks_a, const uint64_t* masks
     const uint64_t* ma = last ? pad_a.word : masks_a + t;
     const uint64_t* mb = last ? pad_b.word : masks_b + t;
     const __m256i m = load_lanes(ma, mb);
-    const __m256i lo = _mm256_and_si256(m, low_nibble), hi = _mm256_and_si256(_mm256_srli_epi16(m, 4), low_nibble);
+    const __m256i lo = _mm256_and_si256(m, low_nibble),
+                  hi = _mm256_and_si256(_mm256_srli_epi16(m, 4), low_nibble);
     prefetch(a + ahead);
     prefetch(b + ahead);
 #pragma GCC unroll 2

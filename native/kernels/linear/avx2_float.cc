@@ -8,8 +8,9 @@
 namespace filigree::linear {
 namespace {
 
-constexpr uint32_t kTokenTile = 6;    // 12 accumulators, 2 weights and a broadcast fit the 16 registers
-constexpr uint32_t kTokenChunk = 48;  // tokens that share one expansion; their activations stay in the second-level cache
+constexpr uint32_t kTokenTile = 6;  // 12 accumulators, 2 weights and a broadcast fit the 16 registers
+constexpr uint32_t kTokenChunk =
+    48;  // tokens that share one expansion; their activations stay in the second-level cache
 constexpr uint32_t kBlockCols = 256;  // 16 KiB of expanded weights
 
 // For a byte of mask: the lane each of 8 elements comes from; the sign bit marks an element that is not stored.
@@ -62,7 +63,8 @@ struct DenseF32 {
 
 FILIGREE_INLINE void widen(__m256i pairs, int half, __m256 (*out)[2]) {
   out[0][half] = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
-  out[1][half] = _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+  out[1][half] =
+      _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
 }
 
 struct DenseBf16 {
@@ -119,7 +121,8 @@ struct BitmaskBf16 {
     w += __builtin_popcount(load_as<uint16_t>(q + 2));
   }
   static FILIGREE_INLINE __m128i place(const uint16_t* p, uint32_t mask) {
-    return _mm_shuffle_epi8(load128(p), _mm_load_si128(reinterpret_cast<const __m128i*>(kPlacesBf16.at[mask])));
+    return _mm_shuffle_epi8(load128(p),
+                            _mm_load_si128(reinterpret_cast<const __m128i*>(kPlacesBf16.at[mask])));
   }
 };
 
@@ -213,8 +216,8 @@ void arrange(const MatrixSpec& m, const X* x, size_t stride, uint32_t tokens, fl
 }
 
 template <class Cursor, class X>
-void batch(const Matrix& m, const X* x, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,
-           std::byte* workspace) {
+void batch(const Matrix& m, const X* x, const Input& in, uint32_t begin, uint32_t end, float* out,
+           size_t out_stride, std::byte* workspace) {
   const size_t cols = padded_cols(m);
   float* block = reinterpret_cast<float*>(workspace);
   float* sums = block + kBlockCols * kPanelRows;
@@ -245,7 +248,8 @@ void batch(const Matrix& m, const X* x, const Input& in, uint32_t begin, uint32_
           }
         }
         for (uint32_t t = 0; t < tokens; t += kTokenTile) {
-          kMultiply[std::min(kTokenTile, tokens - t)](weights, arranged + t * cols + k0 * kTokenTile, n, sums + t * kPanelRows);
+          kMultiply[std::min(kTokenTile, tokens - t)](weights, arranged + t * cols + k0 * kTokenTile, n,
+                                                      sums + t * kPanelRows);
         }
       }
       for (uint32_t t = 0; t < tokens; ++t) {
@@ -258,7 +262,8 @@ void batch(const Matrix& m, const X* x, const Input& in, uint32_t begin, uint32_
 }
 
 template <class Cursor>
-void decode_bf16(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, std::byte* workspace) {
+void decode_bf16(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
+                 std::byte* workspace) {
   float* x = reinterpret_cast<float*>(workspace);
   for (size_t k = 0; k < padded_cols(m); ++k) x[k] = element(in.bf16, k, m);
   decode<Cursor>(m, x, begin, end, out);
@@ -268,22 +273,27 @@ void decode_bf16(const Matrix& m, const Input& in, uint32_t begin, uint32_t end,
 
 size_t avx2_float_workspace(const MatrixSpec& m, uint32_t tokens) {
   if (tokens == 1) return align64(size_t{padded_cols(m)} * sizeof(float));
-  return (size_t{kBlockCols} * kPanelRows + size_t{kTokenChunk} * kPanelRows + size_t{chunk_tokens(tokens)} * padded_cols(m)) *
+  return (size_t{kBlockCols} * kPanelRows + size_t{kTokenChunk} * kPanelRows +
+          size_t{chunk_tokens(tokens)} * padded_cols(m)) *
          sizeof(float);
 }
 
-#define FILIGREE_KERNEL(name)                                                                                            \
-  void name(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, [[maybe_unused]] size_t out_stride, \
-            [[maybe_unused]] std::byte* workspace)
+#define FILIGREE_KERNEL(name)                                                           \
+  void name(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, \
+            [[maybe_unused]] size_t out_stride, [[maybe_unused]] std::byte* workspace)
 
 FILIGREE_KERNEL(avx2_f32_dense_decode) { decode<DenseF32>(m, in.f32, begin, end, out); }
 FILIGREE_KERNEL(avx2_f32_bitmask_decode) { decode<BitmaskF32>(m, in.f32, begin, end, out); }
 FILIGREE_KERNEL(avx2_bf16_dense_decode) { decode_bf16<DenseBf16>(m, in, begin, end, out, workspace); }
 FILIGREE_KERNEL(avx2_bf16_bitmask_decode) { decode_bf16<BitmaskBf16>(m, in, begin, end, out, workspace); }
 FILIGREE_KERNEL(avx2_f32_dense) { batch<DenseF32>(m, in.f32, in, begin, end, out, out_stride, workspace); }
-FILIGREE_KERNEL(avx2_f32_bitmask) { batch<BitmaskF32>(m, in.f32, in, begin, end, out, out_stride, workspace); }
+FILIGREE_KERNEL(avx2_f32_bitmask) {
+  batch<BitmaskF32>(m, in.f32, in, begin, end, out, out_stride, workspace);
+}
 FILIGREE_KERNEL(avx2_bf16_dense) { batch<DenseBf16>(m, in.bf16, in, begin, end, out, out_stride, workspace); }
-FILIGREE_KERNEL(avx2_bf16_bitmask) { batch<BitmaskBf16>(m, in.bf16, in, begin, end, out, out_stride, workspace); }
+FILIGREE_KERNEL(avx2_bf16_bitmask) {
+  batch<BitmaskBf16>(m, in.bf16, in, begin, end, out, out_stride, workspace);
+}
 
 #undef FILIGREE_KERNEL
 

@@ -15,7 +15,9 @@ struct PairDot {
         pairs = _mm256_setzero_si256();
       }
     }
-    FILIGREE_INLINE __m256i total() const { return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))); }
+    FILIGREE_INLINE __m256i total() const {
+      return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
   };
 };
 

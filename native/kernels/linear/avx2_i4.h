@@ -12,20 +12,23 @@ namespace {
 
 constexpr uint32_t kTokenTile = 4;
 constexpr uint32_t kTokenChunk = 128;
-constexpr uint32_t kBlockTiles = 128;  // a multiple of a group's tiles: 16 KiB of expanded codes of a pair of panels
+constexpr uint32_t kBlockTiles =
+    128;  // a multiple of a group's tiles: 16 KiB of expanded codes of a pair of panels
 constexpr size_t kAheadMask = 768;
 constexpr size_t kAheadDense = 2048;
 
 // Low lane: low nibbles; high lane: high nibbles.
 FILIGREE_INLINE __m256i lane_nibbles(__m256i bytes) {
-  return _mm256_and_si256(_mm256_srlv_epi32(bytes, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4)), _mm256_set1_epi8(15));
+  return _mm256_and_si256(_mm256_srlv_epi32(bytes, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4)),
+                          _mm256_set1_epi8(15));
 }
 
 // Without minimum: u, or 8 where nothing is stored (place has the top bit set). x ^ 8 on both sides turns shuffle's zero into 8.
 struct PlaceCentered {
   FILIGREE_INLINE void put(uint8_t* to, __m256i bytes, __m256i place) const {
     const __m256i eight = _mm256_set1_epi8(8);
-    store256(to, _mm256_xor_si256(_mm256_shuffle_epi8(_mm256_xor_si256(lane_nibbles(bytes), eight), place), eight));
+    store256(to, _mm256_xor_si256(_mm256_shuffle_epi8(_mm256_xor_si256(lane_nibbles(bytes), eight), place),
+                                  eight));
   }
 };
 
@@ -41,7 +44,8 @@ struct PlaceWithMin {
 // Dense: nibbles of both panels to the order of expand_tiles, quads of rows, A low and B high.
 FILIGREE_INLINE void dense_quads(__m256i bytes, __m256i* quads) {
   const __m256i low_nibble = _mm256_set1_epi8(15);
-  const __m256i a = _mm256_and_si256(bytes, low_nibble), b = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low_nibble);
+  const __m256i a = _mm256_and_si256(bytes, low_nibble),
+                b = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low_nibble);
   quads[0] = _mm256_permute2x128_si256(a, b, 0x20);
   quads[1] = _mm256_permute2x128_si256(a, b, 0x31);
 }
@@ -53,7 +57,8 @@ FILIGREE_INLINE __m256 quad_scales(const uint16_t* groups32, uint32_t quad) {
   return _mm256_cvtph_ps(_mm_unpacklo_epi64(a, b));
 }
 
-FILIGREE_INLINE void store_pair(const Matrix& m, uint32_t panel, uint32_t half, __m256 first, __m256 second, float scale, float* out) {
+FILIGREE_INLINE void store_pair(const Matrix& m, uint32_t panel, uint32_t half, __m256 first, __m256 second,
+                                float scale, float* out) {
   const __m256 s = _mm256_set1_ps(scale);
   const uint32_t row = panel * kPanelRows + 8 * half;
   store_rows(out, row, m.rows, _mm256_mul_ps(_mm256_permute2f128_ps(first, second, 0x20), s));
@@ -95,7 +100,8 @@ void decode_dense(const Matrix& m, const Input& in, uint32_t panel, float* out) 
   }
   const __m256 scale = _mm256_set1_ps(in.scales[0]);
 #pragma GCC unroll 8
-  for (uint32_t i = 0; i < 4; ++i) store_rows(out, panel * kPanelRows + 8 * i, m.rows, _mm256_mul_ps(f[i], scale));
+  for (uint32_t i = 0; i < 4; ++i)
+    store_rows(out, panel * kPanelRows + 8 * i, m.rows, _mm256_mul_ps(f[i], scale));
 }
 
 // One token, bitmask, no minimum: groups of eight rows as in i8.
@@ -132,7 +138,8 @@ void decode_bitmask(const Matrix& m, const Input& in, uint32_t panel, float* out
             e = _mm256_shuffle_epi8(v, even[2 * i + h]);
             o = _mm256_shuffle_epi8(v, odd[2 * i + h]);
           } else {
-            const __m256i u = _mm256_xor_si256(lane_nibbles(load_lanes(from_a[h] + 16, from_b[h] + 16)), eight);
+            const __m256i u =
+                _mm256_xor_si256(lane_nibbles(load_lanes(from_a[h] + 16, from_b[h] + 16)), eight);
             e = select32(v, u, even[2 * i + h]);
             o = select32(v, u, odd[2 * i + h]);
           }
@@ -163,15 +170,16 @@ void decode_bitmask(const Matrix& m, const Input& in, uint32_t panel, float* out
 // What the groups of a block need besides codes; pointers at the block's first group and this half's rows.
 struct GroupTerms {
   const uint16_t* scales;
-  const uint16_t* mins;       // null without minimum
-  const int32_t* sums;        // activations of the token tile's first token
+  const uint16_t* mins;  // null without minimum
+  const int32_t* sums;   // activations of the token tile's first token
   size_t sum_stride;
-  const uint8_t* stored;      // bitmask with a minimum, beside the codes; else null
+  const uint8_t* stored;  // bitmask with a minimum, beside the codes; else null
 };
 
 // acc[TB][16] over a block of whole groups; block[tile][4][32] of which this half has two registers.
 template <class Dot, int kGroupTiles, int TB>
-void multiply(const uint8_t* block, const uint8_t* x, size_t groups, uint32_t half, const GroupTerms& terms, float* acc) {
+void multiply(const uint8_t* block, const uint8_t* x, size_t groups, uint32_t half, const GroupTerms& terms,
+              float* acc) {
   for (size_t g = 0; g < groups; ++g) {
     using Group = typename Dot::template Group<kGroupTiles>;
     const auto sum = [&](const uint8_t* codes, Group(*sums)[2]) __attribute__((always_inline)) {
@@ -189,10 +197,12 @@ void multiply(const uint8_t* block, const uint8_t* x, size_t groups, uint32_t ha
     };
     Group sums[TB][2];
     sum(block + g * kGroupTiles * 128, sums);
-    const __m256 s0 = quad_scales(terms.scales + g * 32, 2 * half), s1 = quad_scales(terms.scales + g * 32, 2 * half + 1);
+    const __m256 s0 = quad_scales(terms.scales + g * 32, 2 * half),
+                 s1 = quad_scales(terms.scales + g * 32, 2 * half + 1);
 #pragma GCC unroll 4
     for (int i = 0; i < TB; ++i) {
-      const __m256i over = _mm256_set1_epi32(terms.mins != nullptr ? 0 : 8 * terms.sums[i * terms.sum_stride + g]);
+      const __m256i over =
+          _mm256_set1_epi32(terms.mins != nullptr ? 0 : 8 * terms.sums[i * terms.sum_stride + g]);
       float* f = acc + i * 16;
       const __m256 v0 = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums[i][0].total(), over));
       const __m256 v1 = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums[i][1].total(), over));
@@ -202,7 +212,8 @@ void multiply(const uint8_t* block, const uint8_t* x, size_t groups, uint32_t ha
     if (terms.mins == nullptr) continue;
     Group present[TB][2];
     if (terms.stored != nullptr) sum(terms.stored + g * kGroupTiles * 128, present);
-    const __m256 m0 = quad_scales(terms.mins + g * 32, 2 * half), m1 = quad_scales(terms.mins + g * 32, 2 * half + 1);
+    const __m256 m0 = quad_scales(terms.mins + g * 32, 2 * half),
+                 m1 = quad_scales(terms.mins + g * 32, 2 * half + 1);
 #pragma GCC unroll 8
     for (int i = 0; i < TB; ++i) {
       const __m256i all = _mm256_set1_epi32(terms.sums[i * terms.sum_stride + g]);
@@ -216,10 +227,12 @@ void multiply(const uint8_t* block, const uint8_t* x, size_t groups, uint32_t ha
 }
 
 template <class Dot, int kGroupTiles, bool kDense>
-void batch_i4(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride, std::byte* workspace) {
+void batch_i4(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,
+              std::byte* workspace) {
   using Multiply = void (*)(const uint8_t*, const uint8_t*, size_t, uint32_t, const GroupTerms&, float*);
-  constexpr Multiply kMultiply[kTokenTile + 1] = {nullptr, multiply<Dot, kGroupTiles, 1>, multiply<Dot, kGroupTiles, 2>,
-                                                  multiply<Dot, kGroupTiles, 3>, multiply<Dot, kGroupTiles, 4>};
+  constexpr Multiply kMultiply[kTokenTile + 1] = {
+      nullptr, multiply<Dot, kGroupTiles, 1>, multiply<Dot, kGroupTiles, 2>, multiply<Dot, kGroupTiles, 3>,
+      multiply<Dot, kGroupTiles, 4>};
   const size_t tiles = tile_count(m), groups = group_count(m);
   uint8_t* block = reinterpret_cast<uint8_t*>(workspace);
   uint8_t* stored = block + kBlockTiles * 128;
@@ -232,7 +245,8 @@ void batch_i4(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, fl
     // x[tile of tokens][tile of columns][kTokenTile][4]
     for (uint32_t i = 0; i < tokens; ++i) {
       uint8_t* to = arranged + (size_t{i / kTokenTile} * tiles * kTokenTile + i % kTokenTile) * 4;
-      for (size_t t = 0; t < tiles; ++t) std::memcpy(to + t * 4 * kTokenTile, in.i8 + (first + i) * in.stride + 4 * t, 4);
+      for (size_t t = 0; t < tiles; ++t)
+        std::memcpy(to + t * 4 * kTokenTile, in.i8 + (first + i) * in.stride + 4 * t, 4);
     }
     for (uint32_t panel = begin; panel < end; panel += 2) {
       const uint8_t* a = kDense ? values + size_t{panel / 2} * tiles * 64 : values + m.offsets[panel / 2];
@@ -250,9 +264,11 @@ void batch_i4(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, fl
           }
         } else if (m.has_min) {
           const PlaceWithMin place{kBlockTiles * 128};
-          expand_tiles(masks + panel * tiles + t0, masks + (panel + 1) * tiles + t0, a, b, n, block, kAheadMask, place);
+          expand_tiles(masks + panel * tiles + t0, masks + (panel + 1) * tiles + t0, a, b, n, block,
+                       kAheadMask, place);
         } else {
-          expand_tiles(masks + panel * tiles + t0, masks + (panel + 1) * tiles + t0, a, b, n, block, kAheadMask, PlaceCentered());
+          expand_tiles(masks + panel * tiles + t0, masks + (panel + 1) * tiles + t0, a, b, n, block,
+                       kAheadMask, PlaceCentered());
         }
         const size_t g0 = t0 / kGroupTiles, scale = (size_t{panel / 2} * groups + g0) * 32;
         for (uint32_t half = 0; half < 2; ++half) {
@@ -260,8 +276,9 @@ void batch_i4(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, fl
             const GroupTerms terms{m.group_scales + scale, m.has_min ? m.group_mins + scale : nullptr,
                                    in.group_sums + (first + i) * in.group_stride + g0, in.group_stride,
                                    m.has_min && !kDense ? stored + 64 * half : nullptr};
-            kMultiply[std::min(kTokenTile, tokens - i)](block + 64 * half, arranged + (i * tiles + t0 * kTokenTile) * 4,
-                                                        n / kGroupTiles, half, terms, acc + (half * kTokenChunk + i) * 16);
+            kMultiply[std::min(kTokenTile, tokens - i)](
+                block + 64 * half, arranged + (i * tiles + t0 * kTokenTile) * 4, n / kGroupTiles, half, terms,
+                acc + (half * kTokenChunk + i) * 16);
           }
         }
       }
@@ -278,11 +295,13 @@ void batch_i4(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, fl
 
 size_t i4_workspace(const MatrixSpec& m, uint32_t tokens) {
   const uint32_t chunk = (std::min(tokens, kTokenChunk) + kTokenTile - 1) / kTokenTile * kTokenTile;
-  return 2 * kBlockTiles * 128 + 2 * size_t{kTokenChunk} * 16 * sizeof(float) + align64(size_t{chunk} * padded_cols(m));
+  return 2 * kBlockTiles * 128 + 2 * size_t{kTokenChunk} * 16 * sizeof(float) +
+         align64(size_t{chunk} * padded_cols(m));
 }
 
 template <class Dot, int kGroupTiles>
-void decode_i4(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride, std::byte* workspace) {
+void decode_i4(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,
+               std::byte* workspace) {
   if (m.layout == Layout::bitmask && m.has_min) {
     batch_i4<Dot, kGroupTiles, false>(m, in, begin, end, out, out_stride, workspace);
     return;
@@ -297,7 +316,8 @@ void decode_i4(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, f
 }
 
 template <class Dot, int kGroupTiles>
-void run_i4(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride, std::byte* workspace) {
+void run_i4(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,
+            std::byte* workspace) {
   if (m.layout == Layout::dense) {
     batch_i4<Dot, kGroupTiles, true>(m, in, begin, end, out, out_stride, workspace);
   } else {
@@ -308,13 +328,14 @@ void run_i4(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, floa
 }  // namespace
 }  // namespace filigree::linear
 
-#define FILIGREE_I4_KERNEL(name, call)                                                                                  \
-  void name(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride, std::byte* workspace) { \
-    call(m, in, begin, end, out, out_stride, workspace);                                                                \
+#define FILIGREE_I4_KERNEL(name, call)                                                                     \
+  void name(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride, \
+            std::byte* workspace) {                                                                        \
+    call(m, in, begin, end, out, out_stride, workspace);                                                   \
   }
-#define FILIGREE_I4_KERNELS(prefix, Dot)                                                        \
+#define FILIGREE_I4_KERNELS(prefix, Dot)                                                                 \
   size_t prefix##_i4_workspace(const MatrixSpec& m, uint32_t tokens) { return i4_workspace(m, tokens); } \
-  FILIGREE_I4_KERNEL(prefix##_i4g32_decode, (decode_i4<Dot, 8>))                                \
-  FILIGREE_I4_KERNEL(prefix##_i4g128_decode, (decode_i4<Dot, 32>))                              \
-  FILIGREE_I4_KERNEL(prefix##_i4g32_batch, (run_i4<Dot, 8>))                                    \
+  FILIGREE_I4_KERNEL(prefix##_i4g32_decode, (decode_i4<Dot, 8>))                                         \
+  FILIGREE_I4_KERNEL(prefix##_i4g128_decode, (decode_i4<Dot, 32>))                                       \
+  FILIGREE_I4_KERNEL(prefix##_i4g32_batch, (run_i4<Dot, 8>))                                             \
   FILIGREE_I4_KERNEL(prefix##_i4g128_batch, (run_i4<Dot, 32>))

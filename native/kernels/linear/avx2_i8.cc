@@ -13,7 +13,9 @@ struct SignDot {
     const __m256i pairs = _mm256_maddubs_epi16(magnitudes, signed_bytes);
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
-  static FILIGREE_INLINE __m256i one(__m256i acc, __m256i w, __m256i x, __m256i b) { return add(acc, b, _mm256_sign_epi8(w, x)); }
+  static FILIGREE_INLINE __m256i one(__m256i acc, __m256i w, __m256i x, __m256i b) {
+    return add(acc, b, _mm256_sign_epi8(w, x));
+  }
   struct Weights {
     __m256i w, magnitudes;
   };

@@ -20,7 +20,8 @@ constexpr size_t kAheadDense = 4096;
 template <class Dot>
 FILIGREE_INLINE void store_i8(const Matrix& m, uint32_t row, __m256i sum, float scale, float* out) {
   if (Dot::kBias != 0) {
-    sum = _mm256_sub_epi32(sum, _mm256_mullo_epi32(load256(m.code_sums + row), _mm256_set1_epi32(Dot::kBias)));
+    sum =
+        _mm256_sub_epi32(sum, _mm256_mullo_epi32(load256(m.code_sums + row), _mm256_set1_epi32(Dot::kBias)));
   }
   const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_loadu_ps(m.row_scales + row));
   store_rows(out, row, m.rows, _mm256_mul_ps(scaled, _mm256_set1_ps(scale)));
@@ -28,17 +29,20 @@ FILIGREE_INLINE void store_i8(const Matrix& m, uint32_t row, __m256i sum, float 
 
 // Sums of rows in quads, A low and B high: quads[g] = rows 4g..4g+3.
 template <class Dot>
-FILIGREE_INLINE void store_quads(const Matrix& m, uint32_t panel_a, uint32_t panel_b, const __m256i* quads, uint32_t half, float scale,
-                                 float* out) {
+FILIGREE_INLINE void store_quads(const Matrix& m, uint32_t panel_a, uint32_t panel_b, const __m256i* quads,
+                                 uint32_t half, float scale, float* out) {
   const uint32_t row = half * 8;
-  store_i8<Dot>(m, panel_a * kPanelRows + row, _mm256_permute2x128_si256(quads[0], quads[1], 0x20), scale, out);
+  store_i8<Dot>(m, panel_a * kPanelRows + row, _mm256_permute2x128_si256(quads[0], quads[1], 0x20), scale,
+                out);
   if (panel_b != panel_a) {
-    store_i8<Dot>(m, panel_b * kPanelRows + row, _mm256_permute2x128_si256(quads[0], quads[1], 0x31), scale, out);
+    store_i8<Dot>(m, panel_b * kPanelRows + row, _mm256_permute2x128_si256(quads[0], quads[1], 0x31), scale,
+                  out);
   }
 }
 
 template <class Dot, int P>
-void decode_dense(const Matrix& m, const int8_t* x, const uint8_t* b, float scale, uint32_t panel, float* out) {
+void decode_dense(const Matrix& m, const int8_t* x, const uint8_t* b, float scale, uint32_t panel,
+                  float* out) {
   const size_t tiles = tile_count(m);
   const std::byte* w = m.values + size_t{panel} * tiles * 64;
   __m256i acc[P][4];
@@ -71,7 +75,8 @@ void decode_dense(const Matrix& m, const int8_t* x, const uint8_t* b, float scal
 
 // Panels A and B (the same one at an odd end).
 template <class Dot>
-void decode_bitmask(const Matrix& m, const int8_t* x, const uint8_t* bx, float scale, uint32_t panel_a, uint32_t panel_b, float* out) {
+void decode_bitmask(const Matrix& m, const int8_t* x, const uint8_t* bx, float scale, uint32_t panel_a,
+                    uint32_t panel_b, float* out) {
   const size_t tiles = tile_count(m);
   const uint64_t* masks_a = reinterpret_cast<const uint64_t*>(m.masks) + panel_a * tiles;
   const uint64_t* masks_b = reinterpret_cast<const uint64_t*>(m.masks) + panel_b * tiles;
@@ -127,7 +132,8 @@ FILIGREE_INLINE const uint8_t* form_bytes(const Matrix& m, const int8_t* x, std:
 }
 
 template <class Dot>
-void decode_i8_dense(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, std::byte* workspace) {
+void decode_i8_dense(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
+                     std::byte* workspace) {
   const uint8_t* b = form_bytes<Dot>(m, in.i8, workspace);
   uint32_t p = begin;
   for (; p + 2 <= end; p += 2) decode_dense<Dot, 2>(m, in.i8, b, in.scales[0], p, out);
@@ -135,9 +141,11 @@ void decode_i8_dense(const Matrix& m, const Input& in, uint32_t begin, uint32_t 
 }
 
 template <class Dot>
-void decode_i8_bitmask(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, std::byte* workspace) {
+void decode_i8_bitmask(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
+                       std::byte* workspace) {
   const uint8_t* b = form_bytes<Dot>(m, in.i8, workspace);
-  for (uint32_t p = begin; p < end; p += 2) decode_bitmask<Dot>(m, in.i8, b, in.scales[0], p, std::min(p + 1, end - 1), out);
+  for (uint32_t p = begin; p < end; p += 2)
+    decode_bitmask<Dot>(m, in.i8, b, in.scales[0], p, std::min(p + 1, end - 1), out);
 }
 
 // sums[TB][16] += block * x; block: two registers of 8 rows x 4 columns a tile, tiles `stride` bytes apart; x[tile][kTokenTile][4].
@@ -179,13 +187,17 @@ void arrange(const Matrix& m, const int8_t* x, size_t stride, uint32_t tokens, u
 }
 
 struct PlaceCodes {
-  FILIGREE_INLINE void put(uint8_t* to, __m256i values, __m256i place) const { store256(to, _mm256_shuffle_epi8(values, place)); }
+  FILIGREE_INLINE void put(uint8_t* to, __m256i values, __m256i place) const {
+    store256(to, _mm256_shuffle_epi8(values, place));
+  }
 };
 
 template <class Dot, bool kDense>
-void batch_i8(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride, std::byte* workspace) {
+void batch_i8(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,
+              std::byte* workspace) {
   using Multiply = void (*)(const uint8_t*, size_t, const uint8_t*, size_t, int32_t*);
-  constexpr Multiply kMultiply[kTokenTile + 1] = {nullptr, multiply<Dot, 1>, multiply<Dot, 2>, multiply<Dot, 3>, multiply<Dot, 4>};
+  constexpr Multiply kMultiply[kTokenTile + 1] = {nullptr, multiply<Dot, 1>, multiply<Dot, 2>,
+                                                  multiply<Dot, 3>, multiply<Dot, 4>};
   const size_t tiles = tile_count(m);
   uint8_t* block = reinterpret_cast<uint8_t*>(workspace);
   int32_t* sums = reinterpret_cast<int32_t*>(block + kBlockTiles * 128);
@@ -202,7 +214,9 @@ void batch_i8(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, fl
       for (uint32_t half = 0; half < 2; ++half) std::memset(sums + half * kTokenChunk * 16, 0, tokens * 64);
       for (size_t t0 = 0; t0 < tiles; t0 += kBlockTiles) {
         const size_t n = std::min<size_t>(kBlockTiles, tiles - t0);
-        if (!kDense) expand_tiles(masks + a * tiles + t0, masks + b * tiles + t0, next_a, next_b, n, block, kAheadMask, PlaceCodes());
+        if (!kDense)
+          expand_tiles(masks + a * tiles + t0, masks + b * tiles + t0, next_a, next_b, n, block, kAheadMask,
+                       PlaceCodes());
         for (uint32_t half = 0; half < halves; ++half) {
           // Dense: a half is a panel. Expanded: rows 8 half .. 8 half + 7 of both panels.
           const uint8_t* w = kDense ? values + ((a + half) * tiles + t0) * 64 : block + 64 * half;
@@ -210,7 +224,8 @@ void batch_i8(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, fl
             for (size_t i = 0; i < n * 64; i += 64) prefetch(w + kBlockTiles * 64 + i);
           }
           for (uint32_t i = 0; i < tokens; i += kTokenTile) {
-            kMultiply[std::min(kTokenTile, tokens - i)](w, kDense ? 64 : 128, arranged + (i * tiles + t0 * kTokenTile) * 4, n,
+            kMultiply[std::min(kTokenTile, tokens - i)](w, kDense ? 64 : 128,
+                                                        arranged + (i * tiles + t0 * kTokenTile) * 4, n,
                                                         sums + (half * kTokenChunk + i) * 16);
           }
         }
@@ -235,27 +250,28 @@ void batch_i8(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, fl
 size_t i8_workspace(const MatrixSpec& m, uint32_t tokens) {
   if (tokens == 1) return align64(padded_cols(m));
   const uint32_t chunk = (std::min(tokens, kTokenChunk) + kTokenTile - 1) / kTokenTile * kTokenTile;
-  return kBlockTiles * 128 + 2 * size_t{kTokenChunk} * 16 * sizeof(int32_t) + align64(size_t{chunk} * padded_cols(m));
+  return kBlockTiles * 128 + 2 * size_t{kTokenChunk} * 16 * sizeof(int32_t) +
+         align64(size_t{chunk} * padded_cols(m));
 }
 
 }  // namespace
 }  // namespace filigree::linear
 
-#define FILIGREE_I8_KERNELS(prefix, Dot)                                                                                          \
-  size_t prefix##_i8_workspace(const MatrixSpec& m, uint32_t tokens) { return i8_workspace(m, tokens); }                          \
-  void prefix##_i8_dense_decode(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t,              \
-                                std::byte* workspace) {                                                                           \
-    decode_i8_dense<Dot>(m, in, begin, end, out, workspace);                                                                      \
-  }                                                                                                                               \
-  void prefix##_i8_bitmask_decode(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t,            \
-                                  std::byte* workspace) {                                                                         \
-    decode_i8_bitmask<Dot>(m, in, begin, end, out, workspace);                                                                    \
-  }                                                                                                                               \
-  void prefix##_i8_dense(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,          \
-                         std::byte* workspace) {                                                                                  \
-    batch_i8<Dot, true>(m, in, begin, end, out, out_stride, workspace);                                                           \
-  }                                                                                                                               \
-  void prefix##_i8_bitmask(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,        \
-                           std::byte* workspace) {                                                                                \
-    batch_i8<Dot, false>(m, in, begin, end, out, out_stride, workspace);                                                          \
+#define FILIGREE_I8_KERNELS(prefix, Dot)                                                                    \
+  size_t prefix##_i8_workspace(const MatrixSpec& m, uint32_t tokens) { return i8_workspace(m, tokens); }    \
+  void prefix##_i8_dense_decode(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, \
+                                size_t, std::byte* workspace) {                                             \
+    decode_i8_dense<Dot>(m, in, begin, end, out, workspace);                                                \
+  }                                                                                                         \
+  void prefix##_i8_bitmask_decode(const Matrix& m, const Input& in, uint32_t begin, uint32_t end,           \
+                                  float* out, size_t, std::byte* workspace) {                               \
+    decode_i8_bitmask<Dot>(m, in, begin, end, out, workspace);                                              \
+  }                                                                                                         \
+  void prefix##_i8_dense(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,        \
+                         size_t out_stride, std::byte* workspace) {                                         \
+    batch_i8<Dot, true>(m, in, begin, end, out, out_stride, workspace);                                     \
+  }                                                                                                         \
+  void prefix##_i8_bitmask(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,      \
+                           size_t out_stride, std::byte* workspace) {                                       \
+    batch_i8<Dot, false>(m, in, begin, end, out, out_stride, workspace);                                    \
   }

@@ -19,15 +19,17 @@ void copy_tokens(const Matrix& m, const int8_t* x, size_t stride, uint32_t token
   const size_t bytes = last_window(m.cols) + kWindow;
   for (uint32_t i = 0; i < tokens; ++i) {
     for (size_t k = 0; k < bytes; k += 32) {
-      store256(out + i * token_stride(m) + k, _mm256_xor_si256(load256(x + i * stride + k), _mm256_set1_epi32(static_cast<int>(Dot::kFlip))));
+      store256(
+          out + i * token_stride(m) + k,
+          _mm256_xor_si256(load256(x + i * stride + k), _mm256_set1_epi32(static_cast<int>(Dot::kFlip))));
     }
   }
 }
 
 // One octet for TB tokens `stride` bytes apart; sums are rows row..row+7.
 template <class Dot, int TB>
-void run_octet(const Matrix& m, const std::byte* pair, uint32_t pairs, const uint8_t* x, size_t stride, const float* scales,
-               uint32_t row, float* out, size_t out_stride) {
+void run_octet(const Matrix& m, const std::byte* pair, uint32_t pairs, const uint8_t* x, size_t stride,
+               const float* scales, uint32_t row, float* out, size_t out_stride) {
   const __m256i low_nibble = _mm256_set1_epi8(15);
   // A single token gets two chains.
   __m256i acc[TB == 1 ? 2 : TB];
@@ -55,7 +57,8 @@ void run_octet(const Matrix& m, const std::byte* pair, uint32_t pairs, const uin
   for (int i = 0; i < TB; ++i) {
     __m256i sum = acc[i];
     if (Dot::kBias != 0) {
-      sum = _mm256_sub_epi32(sum, _mm256_mullo_epi32(load256(m.code_sums + row), _mm256_set1_epi32(Dot::kBias)));
+      sum = _mm256_sub_epi32(sum,
+                             _mm256_mullo_epi32(load256(m.code_sums + row), _mm256_set1_epi32(Dot::kBias)));
     }
     const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_loadu_ps(m.row_scales + row));
     store_rows(out + i * out_stride, row, m.rows, _mm256_mul_ps(scaled, _mm256_set1_ps(scales[i])));
@@ -63,10 +66,13 @@ void run_octet(const Matrix& m, const std::byte* pair, uint32_t pairs, const uin
 }
 
 template <class Dot>
-void run_slots(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride, std::byte* workspace) {
-  using Octet = void (*)(const Matrix&, const std::byte*, uint32_t, const uint8_t*, size_t, const float*, uint32_t, float*, size_t);
-  constexpr Octet kOctet[kTokenTile + 1] = {nullptr,           run_octet<Dot, 1>, run_octet<Dot, 2>, run_octet<Dot, 3>, run_octet<Dot, 4>,
-                                            run_octet<Dot, 5>, run_octet<Dot, 6>, run_octet<Dot, 7>, run_octet<Dot, 8>};
+void run_slots(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,
+               std::byte* workspace) {
+  using Octet = void (*)(const Matrix&, const std::byte*, uint32_t, const uint8_t*, size_t, const float*,
+                         uint32_t, float*, size_t);
+  constexpr Octet kOctet[kTokenTile + 1] = {nullptr,           run_octet<Dot, 1>, run_octet<Dot, 2>,
+                                            run_octet<Dot, 3>, run_octet<Dot, 4>, run_octet<Dot, 5>,
+                                            run_octet<Dot, 6>, run_octet<Dot, 7>, run_octet<Dot, 8>};
   uint8_t* x = reinterpret_cast<uint8_t*>(workspace);
   const size_t stride = token_stride(m);
   for (uint32_t first = 0; first < in.tokens; first += kTokenChunk) {
@@ -78,8 +84,9 @@ void run_slots(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, f
       for (uint32_t octet = 0; octet < 2; ++octet) {
         const uint32_t pairs = load_as<uint32_t>(stream + 4 * octet);
         for (uint32_t i = 0; i < tokens; i += kTokenTile) {
-          kOctet[std::min(kTokenTile, tokens - i)](m, pair, pairs, x + i * stride, stride, in.scales + first + i,
-                                                   panel * kPanelRows + 8 * octet, out + (first + i) * out_stride, out_stride);
+          kOctet[std::min(kTokenTile, tokens - i)](m, pair, pairs, x + i * stride, stride,
+                                                   in.scales + first + i, panel * kPanelRows + 8 * octet,
+                                                   out + (first + i) * out_stride, out_stride);
         }
         pair += pairs * kSlotPairBytes;
       }
@@ -90,11 +97,11 @@ void run_slots(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, f
 }  // namespace
 }  // namespace filigree::linear
 
-#define FILIGREE_SLOTS_KERNEL(prefix, Dot)                                                                               \
-  size_t prefix##_i8_slots_workspace(const MatrixSpec& m, uint32_t tokens) {                                             \
-    return align64(std::min(tokens, kTokenChunk) * token_stride(m));                                                     \
-  }                                                                                                                      \
-  void prefix##_i8_slots(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,  \
-                         std::byte* workspace) {                                                                         \
-    run_slots<Dot>(m, in, begin, end, out, out_stride, workspace);                                                       \
+#define FILIGREE_SLOTS_KERNEL(prefix, Dot)                                                           \
+  size_t prefix##_i8_slots_workspace(const MatrixSpec& m, uint32_t tokens) {                         \
+    return align64(std::min(tokens, kTokenChunk) * token_stride(m));                                 \
+  }                                                                                                  \
+  void prefix##_i8_slots(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, \
+                         size_t out_stride, std::byte* workspace) {                                  \
+    run_slots<Dot>(m, in, begin, end, out, out_stride, workspace);                                   \
   }

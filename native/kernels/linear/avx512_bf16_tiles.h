@@ -13,9 +13,15 @@ struct Bf16Tile {
     return bits;
   }
   static size_t count(uint32_t bits) { return static_cast<size_t>(__builtin_popcount(bits)) * 2; }
-  static __m512i expand(uint32_t bits, const std::byte* at) { return _mm512_maskz_expand_epi16(bits, _mm512_loadu_si512(at)); }
-  static __m512 finish(__m512i acc, const Matrix&, const Input&, uint32_t, uint32_t) { return _mm512_castsi512_ps(acc); }
-  static Dwords dwords(const Input& in) { return {reinterpret_cast<const std::byte*>(in.bf16), in.stride * 2}; }
+  static __m512i expand(uint32_t bits, const std::byte* at) {
+    return _mm512_maskz_expand_epi16(bits, _mm512_loadu_si512(at));
+  }
+  static __m512 finish(__m512i acc, const Matrix&, const Input&, uint32_t, uint32_t) {
+    return _mm512_castsi512_ps(acc);
+  }
+  static Dwords dwords(const Input& in) {
+    return {reinterpret_cast<const std::byte*>(in.bf16), in.stride * 2};
+  }
 };
 
 }  // namespace

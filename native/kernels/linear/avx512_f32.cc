@@ -16,9 +16,12 @@ struct F32 {
     return _mm512_maskz_expand_epi32(static_cast<__mmask16>(bits), _mm512_loadu_si512(at));
   }
   static __m512i dot(__m512i acc, __m512i w, __m512i x) {
-    return _mm512_castps_si512(_mm512_fmadd_ps(_mm512_castsi512_ps(w), _mm512_castsi512_ps(x), _mm512_castsi512_ps(acc)));
+    return _mm512_castps_si512(
+        _mm512_fmadd_ps(_mm512_castsi512_ps(w), _mm512_castsi512_ps(x), _mm512_castsi512_ps(acc)));
   }
-  static __m512 finish(__m512i acc, const Matrix&, const Input&, uint32_t, uint32_t) { return _mm512_castsi512_ps(acc); }
+  static __m512 finish(__m512i acc, const Matrix&, const Input&, uint32_t, uint32_t) {
+    return _mm512_castsi512_ps(acc);
+  }
 };
 
 Dwords dwords(const Input& in) { return {reinterpret_cast<const std::byte*>(in.f32), in.stride * 4}; }
@@ -28,18 +31,20 @@ Dwords dwords(const Input& in) { return {reinterpret_cast<const std::byte*>(in.f
 size_t avx512_no_workspace(const MatrixSpec&, uint32_t) { return 0; }
 size_t avx512_chunk_workspace(const MatrixSpec&, uint32_t tokens) { return chunked_workspace(tokens); }
 
-void avx512_f32_dense_stream(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride, std::byte*) {
+void avx512_f32_dense_stream(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
+                             size_t out_stride, std::byte*) {
   run_stream<F32, false>(m, in, dwords(in), begin, end, out, out_stride);
 }
-void avx512_f32_bitmask_stream(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride, std::byte*) {
+void avx512_f32_bitmask_stream(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
+                               size_t out_stride, std::byte*) {
   run_stream<F32, true>(m, in, dwords(in), begin, end, out, out_stride);
 }
-void avx512_f32_dense_chunked(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,
-                              std::byte* workspace) {
+void avx512_f32_dense_chunked(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
+                              size_t out_stride, std::byte* workspace) {
   run_chunked<F32, false>(m, in, dwords(in), begin, end, out, out_stride, workspace);
 }
-void avx512_f32_bitmask_chunked(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,
-                                std::byte* workspace) {
+void avx512_f32_bitmask_chunked(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
+                                size_t out_stride, std::byte* workspace) {
   run_chunked<F32, true>(m, in, dwords(in), begin, end, out, out_stride, workspace);
 }
 

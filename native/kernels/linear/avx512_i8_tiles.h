@@ -14,12 +14,15 @@ struct I8 {
     return bits;
   }
   static size_t count(uint64_t bits) { return static_cast<size_t>(__builtin_popcountll(bits)); }
-  static __m512i expand(uint64_t bits, const std::byte* at) { return _mm512_maskz_expand_epi8(bits, _mm512_loadu_si512(at)); }
+  static __m512i expand(uint64_t bits, const std::byte* at) {
+    return _mm512_maskz_expand_epi8(bits, _mm512_loadu_si512(at));
+  }
   static __m512i dot(__m512i acc, __m512i w, __m512i x) { return _mm512_dpbusd_epi32(acc, x, w); }
   static __m512 finish(__m512i acc, const Matrix& m, const Input& in, uint32_t panel, uint32_t token) {
     const __m512i bias = _mm512_slli_epi32(_mm512_loadu_si512(m.code_sums + panel * kPanelRows), 7);
     const __m512 sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(acc, bias));
-    return _mm512_mul_ps(_mm512_mul_ps(sum, _mm512_loadu_ps(m.row_scales + panel * kPanelRows)), _mm512_set1_ps(in.scales[token]));
+    return _mm512_mul_ps(_mm512_mul_ps(sum, _mm512_loadu_ps(m.row_scales + panel * kPanelRows)),
+                         _mm512_set1_ps(in.scales[token]));
   }
 };
 
@@ -33,7 +36,8 @@ Dwords bias(const Matrix& m, const Input& in, std::byte* to) {
   for (uint32_t t = 0; t < in.tokens; ++t) {
     const int8_t* row = in.i8 + t * in.stride;
     // Rows are readable to a multiple of kInputPadding = 128.
-    for (size_t k = 0; k < cols; k += 64) _mm512_store_si512(to + t * stride + k, _mm512_xor_si512(_mm512_loadu_si512(row + k), half));
+    for (size_t k = 0; k < cols; k += 64)
+      _mm512_store_si512(to + t * stride + k, _mm512_xor_si512(_mm512_loadu_si512(row + k), half));
   }
   return {to, stride};
 }

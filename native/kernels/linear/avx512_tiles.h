@@ -19,7 +19,9 @@ constexpr uint32_t kTokenBlock = 6;
 constexpr uint32_t kChunkTilesFew = 96, kChunkTilesMany = 1024, kManyTokens = 33;
 constexpr int kPrefetchSparse = 1536, kPrefetchDense = 4096;
 
-constexpr uint32_t chunk_tiles(uint32_t tokens) { return tokens < kManyTokens ? kChunkTilesFew : kChunkTilesMany; }
+constexpr uint32_t chunk_tiles(uint32_t tokens) {
+  return tokens < kManyTokens ? kChunkTilesFew : kChunkTilesMany;
+}
 
 inline __mmask16 row_mask(const Matrix& m, uint32_t panel) {
   const uint32_t rows = m.rows > panel * kPanelRows ? m.rows - panel * kPanelRows : 0;
@@ -83,7 +85,8 @@ __attribute__((always_inline)) inline void copy(const V (&from)[P][T], V (&to)[P
 
 // Few tokens: every tile goes from memory through a register into all accumulators.
 template <class Op, int P, int T, bool kSparse>
-void stream_block(const Matrix& m, const Input& in, const Dwords& x, uint32_t panel, uint32_t token, float* out, size_t out_stride) {
+void stream_block(const Matrix& m, const Input& in, const Dwords& x, uint32_t panel, uint32_t token,
+                  float* out, size_t out_stride) {
   Stream<Op, P, kSparse> stream(m, panel);
   __m512i acc[P][T];
 #pragma GCC unroll 8
@@ -111,7 +114,8 @@ void stream_block(const Matrix& m, const Input& in, const Dwords& x, uint32_t pa
   for (int p = 0; p < P; ++p) {
     for (int t = 0; t < T; ++t) {
       const uint32_t at = panel + static_cast<uint32_t>(p), token_at = token + static_cast<uint32_t>(t);
-      _mm512_mask_storeu_ps(out + token_at * out_stride + at * kPanelRows, row_mask(m, at), Op::finish(sum[p][t], m, in, at, token_at));
+      _mm512_mask_storeu_ps(out + token_at * out_stride + at * kPanelRows, row_mask(m, at),
+                            Op::finish(sum[p][t], m, in, at, token_at));
     }
   }
 }
@@ -119,15 +123,19 @@ void stream_block(const Matrix& m, const Input& in, const Dwords& x, uint32_t pa
 // Many tokens: T of them over `tiles` tiles that lie expanded in cache, w[p] + k * step. The accumulators come from and go to
 // `acc` ([token][P]) between chunks of K; the last chunk finishes.
 template <class Op, int P, int T>
-void multiply_block(const std::byte* const* w, size_t step, const Dwords& x, uint32_t token, size_t first_tile, size_t tiles, __m512i* saved,
-                    bool first, bool prefetch, __m512i (&acc)[P][T]) {
+void multiply_block(const std::byte* const* w, size_t step, const Dwords& x, uint32_t token,
+                    size_t first_tile, size_t tiles, __m512i* saved, bool first, bool prefetch,
+                    __m512i (&acc)[P][T]) {
   const std::byte* row[T];
 #pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) row[t] = x.data + (token + static_cast<uint32_t>(t)) * x.stride + 4 * first_tile;
+  for (int t = 0; t < T; ++t)
+    row[t] = x.data + (token + static_cast<uint32_t>(t)) * x.stride + 4 * first_tile;
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) {
 #pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) acc[p][t] = first ? _mm512_setzero_si512() : saved[(token + static_cast<uint32_t>(t)) * P + static_cast<uint32_t>(p)];
+    for (int p = 0; p < P; ++p)
+      acc[p][t] = first ? _mm512_setzero_si512()
+                        : saved[(token + static_cast<uint32_t>(t)) * P + static_cast<uint32_t>(p)];
   }
   const std::byte* base[P];
 #pragma GCC unroll 8
@@ -158,17 +166,19 @@ struct Chunk {
 };
 
 template <class Op, int P, int T>
-void chunk_tokens(const Matrix& m, const Input& in, const Dwords& x, const Chunk& c, uint32_t panel, uint32_t token, float* out,
-                  size_t out_stride) {
+void chunk_tokens(const Matrix& m, const Input& in, const Dwords& x, const Chunk& c, uint32_t panel,
+                  uint32_t token, float* out, size_t out_stride) {
   __m512i acc[P][T];
-  multiply_block<Op, P, T>(c.w, c.step, x, token, c.first_tile, c.tiles, c.saved, c.first, c.dense && token == 0, acc);
+  multiply_block<Op, P, T>(c.w, c.step, x, token, c.first_tile, c.tiles, c.saved, c.first,
+                           c.dense && token == 0, acc);
   __m512i sum[P][T];
   copy(acc, sum);
   for (int t = 0; t < T; ++t) {
     for (int p = 0; p < P; ++p) {
       const uint32_t at = panel + static_cast<uint32_t>(p), token_at = token + static_cast<uint32_t>(t);
       if (c.last) {
-        _mm512_mask_storeu_ps(out + token_at * out_stride + at * kPanelRows, row_mask(m, at), Op::finish(sum[p][t], m, in, at, token_at));
+        _mm512_mask_storeu_ps(out + token_at * out_stride + at * kPanelRows, row_mask(m, at),
+                              Op::finish(sum[p][t], m, in, at, token_at));
       } else {
         c.saved[token_at * P + static_cast<uint32_t>(p)] = sum[p][t];
       }
@@ -207,18 +217,23 @@ void for_panel_blocks(uint32_t begin, uint32_t end, const Body& body) {
 
 // A batch: blocks of tokens share what the first left in cache of four panels.
 template <class Op, bool kSparse>
-void run_stream(const Matrix& m, const Input& in, const Dwords& x, uint32_t begin, uint32_t end, float* out, size_t out_stride) {
+void run_stream(const Matrix& m, const Input& in, const Dwords& x, uint32_t begin, uint32_t end, float* out,
+                size_t out_stride) {
   for_panel_blocks(begin, end, [&]<int P>(uint32_t panel) {
-    for_token_blocks(in.tokens, [&]<int T>(uint32_t token) { stream_block<Op, P, T, kSparse>(m, in, x, panel, token, out, out_stride); });
+    for_token_blocks(in.tokens, [&]<int T>(uint32_t token) {
+      stream_block<Op, P, T, kSparse>(m, in, x, panel, token, out, out_stride);
+    });
   });
 }
 
-constexpr size_t chunked_workspace(uint32_t tokens) { return size_t{chunk_tiles(tokens)} * 4 * 64 + size_t{tokens} * 4 * 64; }
+constexpr size_t chunked_workspace(uint32_t tokens) {
+  return size_t{chunk_tiles(tokens)} * 4 * 64 + size_t{tokens} * 4 * 64;
+}
 
 // Larger batches and prefill: a chunk of K of four panels is expanded once and multiplied with every token.
 template <class Op, bool kSparse>
-void run_chunked(const Matrix& m, const Input& in, const Dwords& x, uint32_t begin, uint32_t end, float* out, size_t out_stride,
-                 std::byte* workspace) {
+void run_chunked(const Matrix& m, const Input& in, const Dwords& x, uint32_t begin, uint32_t end, float* out,
+                 size_t out_stride, std::byte* workspace) {
   const size_t tiles = tile_count(m), chunk = chunk_tiles(in.tokens);
   __m512i* saved = reinterpret_cast<__m512i*>(workspace + chunk * 4 * 64);
   for_panel_blocks(begin, end, [&]<int P>(uint32_t panel) {
@@ -229,7 +244,8 @@ void run_chunked(const Matrix& m, const Input& in, const Dwords& x, uint32_t beg
       if constexpr (kSparse) {
         for (size_t i = 0; i < count; ++i) {
 #pragma GCC unroll 8
-          for (int p = 0; p < P; ++p) _mm512_store_si512(workspace + (i * P + static_cast<size_t>(p)) * 64, stream.next(p, k + i));
+          for (int p = 0; p < P; ++p)
+            _mm512_store_si512(workspace + (i * P + static_cast<size_t>(p)) * 64, stream.next(p, k + i));
         }
 #pragma GCC unroll 8
         for (int p = 0; p < P; ++p) w[p] = workspace + p * 64;
@@ -238,7 +254,9 @@ void run_chunked(const Matrix& m, const Input& in, const Dwords& x, uint32_t beg
         for (int p = 0; p < P; ++p) w[p] = stream.value[p] + k * 64;
       }
       const Chunk c{w, kSparse ? P * 64u : 64u, k, count, saved, k == 0, k + count == tiles, !kSparse};
-      for_token_blocks(in.tokens, [&]<int T>(uint32_t token) { chunk_tokens<Op, P, T>(m, in, x, c, panel, token, out, out_stride); });
+      for_token_blocks(in.tokens, [&]<int T>(uint32_t token) {
+        chunk_tokens<Op, P, T>(m, in, x, c, panel, token, out, out_stride);
+      });
     }
   });
 }

@@ -7,7 +7,9 @@
 namespace filigree::linear {
 namespace {
 
-inline __m512 widen(const uint16_t* halves) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves))); }
+inline __m512 widen(const uint16_t* halves) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));
+}
 
 // Tiles of Q pairs of panels; panel 2q is [q][0], 2q + 1 is [q][1].
 template <int Q, bool kSparse, bool kMin>
@@ -55,7 +57,8 @@ struct PairStream {
 
 // f after one group, in the order of linear.h.
 template <bool kSparse, bool kMin>
-__attribute__((always_inline)) inline __m512 add_group(__m512 f, __m512i acc, __m512i present_sum, int32_t sum, __m512 scale, __m512 min) {
+__attribute__((always_inline)) inline __m512 add_group(__m512 f, __m512i acc, __m512i present_sum,
+                                                       int32_t sum, __m512 scale, __m512 min) {
   f = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(acc), f);
   if constexpr (kMin) {
     const __m512 s = kSparse ? _mm512_cvtepi32_ps(present_sum) : _mm512_set1_ps(static_cast<float>(sum));
@@ -64,13 +67,16 @@ __attribute__((always_inline)) inline __m512 add_group(__m512 f, __m512i acc, __
   return f;
 }
 
-inline void store(__m512 f, const Matrix& m, const Input& in, uint32_t panel, uint32_t token, float* out, size_t out_stride) {
-  _mm512_mask_storeu_ps(out + token * out_stride + panel * kPanelRows, row_mask(m, panel), _mm512_mul_ps(f, _mm512_set1_ps(in.scales[token])));
+inline void store(__m512 f, const Matrix& m, const Input& in, uint32_t panel, uint32_t token, float* out,
+                  size_t out_stride) {
+  _mm512_mask_storeu_ps(out + token * out_stride + panel * kPanelRows, row_mask(m, panel),
+                        _mm512_mul_ps(f, _mm512_set1_ps(in.scales[token])));
 }
 
 // One or two tokens straight from memory.
 template <int Q, int T, bool kSparse, bool kMin>
-void stream_pairs(const Matrix& m, const Input& in, uint32_t panel, uint32_t token, float* out, size_t out_stride) {
+void stream_pairs(const Matrix& m, const Input& in, uint32_t panel, uint32_t token, float* out,
+                  size_t out_stride) {
   constexpr int P = 2 * Q;
   PairStream<Q, kSparse, kMin> stream(m, panel);
   const size_t groups = group_count(m), group_tiles = group_size(m.format) / 4;
@@ -107,7 +113,8 @@ void stream_pairs(const Matrix& m, const Input& in, uint32_t panel, uint32_t tok
 #pragma GCC unroll 2
           for (int t = 0; t < T; ++t) {
             acc[2 * q + h][t] = _mm512_dpbusd_epi32(acc[2 * q + h][t], w[h], a[t]);
-            if constexpr (kSparse && kMin) present_acc[2 * q + h][t] = _mm512_dpbusd_epi32(present_acc[2 * q + h][t], present[h], a[t]);
+            if constexpr (kSparse && kMin)
+              present_acc[2 * q + h][t] = _mm512_dpbusd_epi32(present_acc[2 * q + h][t], present[h], a[t]);
           }
         }
       }
@@ -116,14 +123,18 @@ void stream_pairs(const Matrix& m, const Input& in, uint32_t panel, uint32_t tok
     copy(acc, sum);
     copy(present_acc, present_sum);
     for (int p = 0; p < P; ++p) {
-      const size_t s = ((panel / 2 + static_cast<size_t>(p / 2)) * groups + g) * 2 * kPanelRows + static_cast<size_t>(p % 2) * kPanelRows;
-      const __m512 scale = widen(m.group_scales + s), min = kMin ? widen(m.group_mins + s) : _mm512_setzero_ps();
-      for (int t = 0; t < T; ++t) f[p][t] = add_group<kSparse, kMin>(f[p][t], sum[p][t], present_sum[p][t], sums[t][g], scale, min);
+      const size_t s = ((panel / 2 + static_cast<size_t>(p / 2)) * groups + g) * 2 * kPanelRows +
+                       static_cast<size_t>(p % 2) * kPanelRows;
+      const __m512 scale = widen(m.group_scales + s),
+                   min = kMin ? widen(m.group_mins + s) : _mm512_setzero_ps();
+      for (int t = 0; t < T; ++t)
+        f[p][t] = add_group<kSparse, kMin>(f[p][t], sum[p][t], present_sum[p][t], sums[t][g], scale, min);
     }
   }
   for (int p = 0; p < P; ++p) {
     for (int t = 0; t < T; ++t) {
-      store(f[p][t], m, in, panel + static_cast<uint32_t>(p), token + static_cast<uint32_t>(t), out, out_stride);
+      store(f[p][t], m, in, panel + static_cast<uint32_t>(p), token + static_cast<uint32_t>(t), out,
+            out_stride);
     }
   }
 }
@@ -137,12 +148,14 @@ struct Expanded {
 };
 
 template <int Q, int T, bool kSparse, bool kMin>
-void multiply_groups(const Matrix& m, const Input& in, const Expanded& e, uint32_t panel, uint32_t token, float* out, size_t out_stride) {
+void multiply_groups(const Matrix& m, const Input& in, const Expanded& e, uint32_t panel, uint32_t token,
+                     float* out, size_t out_stride) {
   constexpr int P = 2 * Q;
   const size_t all_groups = group_count(m), group_tiles = group_size(m.format) / 4;
   const int8_t* row[T];
 #pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) row[t] = in.i8 + (token + static_cast<uint32_t>(t)) * in.stride + 4 * e.first_group * group_tiles;
+  for (int t = 0; t < T; ++t)
+    row[t] = in.i8 + (token + static_cast<uint32_t>(t)) * in.stride + 4 * e.first_group * group_tiles;
   const std::byte* codes = e.codes;
   const std::byte* present = e.present;
   for (size_t i = 0; i < e.groups; ++i) {
@@ -170,26 +183,33 @@ void multiply_groups(const Matrix& m, const Input& in, const Expanded& e, uint32
     copy(acc, sum);
     const size_t first_tile = i * group_tiles;
     for (int p = 0; p < P; ++p) {
-      const size_t s = ((panel + static_cast<size_t>(p)) / 2 * all_groups + g) * 2 * kPanelRows + static_cast<size_t>(p % 2) * kPanelRows;
-      const __m512 scale = widen(m.group_scales + s), min = kMin ? widen(m.group_mins + s) : _mm512_setzero_ps();
+      const size_t s = ((panel + static_cast<size_t>(p)) / 2 * all_groups + g) * 2 * kPanelRows +
+                       static_cast<size_t>(p % 2) * kPanelRows;
+      const __m512 scale = widen(m.group_scales + s),
+                   min = kMin ? widen(m.group_mins + s) : _mm512_setzero_ps();
       for (int t = 0; t < T; ++t) {
         __m512& f = e.saved[(token + static_cast<uint32_t>(t)) * P + static_cast<uint32_t>(p)];
         __m512i present_sum = _mm512_setzero_si512();
         if constexpr (kSparse && kMin) {
           for (size_t k = first_tile; k < first_tile + group_tiles; ++k) {
-            present_sum = _mm512_dpbusd_epi32(present_sum, _mm512_load_si512(present + (k * P + static_cast<size_t>(p)) * 64),
-                                              broadcast(reinterpret_cast<const std::byte*>(row[t] + 4 * k)));
+            present_sum = _mm512_dpbusd_epi32(
+                present_sum, _mm512_load_si512(present + (k * P + static_cast<size_t>(p)) * 64),
+                broadcast(reinterpret_cast<const std::byte*>(row[t] + 4 * k)));
           }
         }
-        f = add_group<kSparse, kMin>(g == 0 ? _mm512_setzero_ps() : f, sum[p][t], present_sum, sums[t], scale, min);
-        if (g + 1 == all_groups) store(f, m, in, panel + static_cast<uint32_t>(p), token + static_cast<uint32_t>(t), out, out_stride);
+        f = add_group<kSparse, kMin>(g == 0 ? _mm512_setzero_ps() : f, sum[p][t], present_sum, sums[t], scale,
+                                     min);
+        if (g + 1 == all_groups)
+          store(f, m, in, panel + static_cast<uint32_t>(p), token + static_cast<uint32_t>(t), out,
+                out_stride);
       }
     }
   }
 }
 
 template <bool kSparse, bool kMin>
-void run_pairs_chunked(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride, std::byte* workspace) {
+void run_pairs_chunked(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
+                       size_t out_stride, std::byte* workspace) {
   const size_t group_tiles = group_size(m.format) / 4, groups = group_count(m);
   const size_t chunk = chunk_tiles(in.tokens) / group_tiles, chunk_bytes = chunk * group_tiles * 4 * 64;
   std::byte* present = workspace + chunk_bytes;
@@ -213,7 +233,9 @@ void run_pairs_chunked(const Matrix& m, const Input& in, uint32_t begin, uint32_
         }
       }
       const Expanded e{workspace, present, g, count, saved};
-      for_token_blocks(in.tokens, [&]<int T>(uint32_t token) { multiply_groups<Q, T, kSparse, kMin>(m, in, e, panel, token, out, out_stride); });
+      for_token_blocks(in.tokens, [&]<int T>(uint32_t token) {
+        multiply_groups<Q, T, kSparse, kMin>(m, in, e, panel, token, out, out_stride);
+      });
     }
   };
   uint32_t panel = begin;
@@ -222,7 +244,8 @@ void run_pairs_chunked(const Matrix& m, const Input& in, uint32_t begin, uint32_
 }
 
 template <bool kSparse, bool kMin>
-void run_pairs_stream(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride) {
+void run_pairs_stream(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
+                      size_t out_stride) {
   const auto body = [&]<int Q>(uint32_t panel) {
     uint32_t t = 0;
     for (; t + 2 <= in.tokens; t += 2) stream_pairs<Q, 2, kSparse, kMin>(m, in, panel, t, out, out_stride);
@@ -241,22 +264,23 @@ size_t avx512vnni_i4_chunk_workspace(const MatrixSpec& m, uint32_t tokens) {
   return chunked_workspace(tokens) + present;
 }
 
-void avx512vnni_i4_dense_stream(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride, std::byte*) {
+void avx512vnni_i4_dense_stream(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
+                                size_t out_stride, std::byte*) {
   m.has_min ? run_pairs_stream<false, true>(m, in, begin, end, out, out_stride)
             : run_pairs_stream<false, false>(m, in, begin, end, out, out_stride);
 }
-void avx512vnni_i4_bitmask_stream(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,
-                                  std::byte*) {
+void avx512vnni_i4_bitmask_stream(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
+                                  size_t out_stride, std::byte*) {
   m.has_min ? run_pairs_stream<true, true>(m, in, begin, end, out, out_stride)
             : run_pairs_stream<true, false>(m, in, begin, end, out, out_stride);
 }
-void avx512vnni_i4_dense_chunked(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,
-                                 std::byte* workspace) {
+void avx512vnni_i4_dense_chunked(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
+                                 size_t out_stride, std::byte* workspace) {
   m.has_min ? run_pairs_chunked<false, true>(m, in, begin, end, out, out_stride, workspace)
             : run_pairs_chunked<false, false>(m, in, begin, end, out, out_stride, workspace);
 }
-void avx512vnni_i4_bitmask_chunked(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,
-                                   std::byte* workspace) {
+void avx512vnni_i4_bitmask_chunked(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
+                                   size_t out_stride, std::byte* workspace) {
   m.has_min ? run_pairs_chunked<true, true>(m, in, begin, end, out, out_stride, workspace)
             : run_pairs_chunked<true, false>(m, in, begin, end, out, out_stride, workspace);
 }

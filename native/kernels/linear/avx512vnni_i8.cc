@@ -4,20 +4,25 @@
 
 namespace filigree::linear {
 
-size_t avx512vnni_i8_stream_workspace(const MatrixSpec& m, uint32_t tokens) { return biased_bytes(m, tokens); }
-size_t avx512vnni_i8_chunk_workspace(const MatrixSpec& m, uint32_t tokens) { return biased_bytes(m, tokens) + chunked_workspace(tokens); }
+size_t avx512vnni_i8_stream_workspace(const MatrixSpec& m, uint32_t tokens) {
+  return biased_bytes(m, tokens);
+}
+size_t avx512vnni_i8_chunk_workspace(const MatrixSpec& m, uint32_t tokens) {
+  return biased_bytes(m, tokens) + chunked_workspace(tokens);
+}
 
-void avx512vnni_i8_dense_stream(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,
-                                std::byte* workspace) {
+void avx512vnni_i8_dense_stream(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
+                                size_t out_stride, std::byte* workspace) {
   run_stream<I8, false>(m, in, bias(m, in, workspace), begin, end, out, out_stride);
 }
-void avx512vnni_i8_bitmask_stream(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,
-                                  std::byte* workspace) {
+void avx512vnni_i8_bitmask_stream(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
+                                  size_t out_stride, std::byte* workspace) {
   run_stream<I8, true>(m, in, bias(m, in, workspace), begin, end, out, out_stride);
 }
-void avx512vnni_i8_dense_chunked(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,
-                                 std::byte* workspace) {
-  run_chunked<I8, false>(m, in, bias(m, in, workspace), begin, end, out, out_stride, workspace + biased_bytes(m, in.tokens));
+void avx512vnni_i8_dense_chunked(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
+                                 size_t out_stride, std::byte* workspace) {
+  run_chunked<I8, false>(m, in, bias(m, in, workspace), begin, end, out, out_stride,
+                         workspace + biased_bytes(m, in.tokens));
 }
 
 }  // namespace filigree::linear

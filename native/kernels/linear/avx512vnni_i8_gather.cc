@@ -13,7 +13,9 @@ namespace {
 constexpr uint32_t kGatherTokens = 8;
 constexpr size_t kWindow = 64, kStepBytes = 128, kMostSteps = 16;
 
-constexpr size_t window_count(const MatrixSpec& m) { return (size_t{padded_cols(m)} + kWindow - 1) / kWindow; }
+constexpr size_t window_count(const MatrixSpec& m) {
+  return (size_t{padded_cols(m)} + kWindow - 1) / kWindow;
+}
 constexpr size_t counts_bytes(const MatrixSpec& m) { return (window_count(m) + 63) / 64 * 64; }
 
 // r[i] dword j <-> r[j] dword i.
@@ -34,8 +36,10 @@ __attribute__((always_inline)) inline void transpose(__m512i (&r)[16]) {
   }
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
-    const __m512i low01 = _mm512_shuffle_i32x4(b[j], b[4 + j], 0x88), high01 = _mm512_shuffle_i32x4(b[j], b[4 + j], 0xDD);
-    const __m512i low23 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0x88), high23 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0xDD);
+    const __m512i low01 = _mm512_shuffle_i32x4(b[j], b[4 + j], 0x88),
+                  high01 = _mm512_shuffle_i32x4(b[j], b[4 + j], 0xDD);
+    const __m512i low23 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0x88),
+                  high23 = _mm512_shuffle_i32x4(b[8 + j], b[12 + j], 0xDD);
     r[j] = _mm512_shuffle_i32x4(low01, low23, 0x88);
     r[8 + j] = _mm512_shuffle_i32x4(low01, low23, 0xDD);
     r[4 + j] = _mm512_shuffle_i32x4(high01, high23, 0x88);
@@ -47,8 +51,9 @@ __attribute__((always_inline)) inline void transpose(__m512i (&r)[16]) {
 void make_slots(const Matrix& m, uint32_t panel, std::byte* steps, uint8_t* counts) {
   Stream<I8, 1, true> stream(m, panel);
   alignas(64) static constexpr uint8_t kColumns[64] = {
-      0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
-      32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+      0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+      22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43,
+      44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
   const __m512i columns = _mm512_load_si512(kColumns);
   const size_t tiles = tile_count(m), windows = window_count(m);
   for (size_t window = 0; window < windows; ++window) {
@@ -84,8 +89,8 @@ void make_slots(const Matrix& m, uint32_t panel, std::byte* steps, uint8_t* coun
 }
 
 template <int T>
-void multiply_slots(const Matrix& m, const Input& in, const Dwords& x, const std::byte* steps, const uint8_t* counts, uint32_t panel,
-                    uint32_t token, float* out, size_t out_stride) {
+void multiply_slots(const Matrix& m, const Input& in, const Dwords& x, const std::byte* steps,
+                    const uint8_t* counts, uint32_t panel, uint32_t token, float* out, size_t out_stride) {
   const std::byte* row[T];
   __m512i acc[T];
 #pragma GCC unroll 8
@@ -101,13 +106,15 @@ void multiply_slots(const Matrix& m, const Input& in, const Dwords& x, const std
     for (int s = counts[window]; s > 0; --s, steps += kStepBytes) {
       const __m512i code = _mm512_load_si512(steps), column = _mm512_load_si512(steps + 64);
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) acc[t] = _mm512_dpbusd_epi32(acc[t], _mm512_permutexvar_epi8(column, a[t]), code);
+      for (int t = 0; t < T; ++t)
+        acc[t] = _mm512_dpbusd_epi32(acc[t], _mm512_permutexvar_epi8(column, a[t]), code);
     }
   }
 #pragma GCC unroll 8
   for (int t = 0; t < T; ++t) {
     const uint32_t at = token + static_cast<uint32_t>(t);
-    _mm512_mask_storeu_ps(out + at * out_stride + panel * kPanelRows, row_mask(m, panel), I8::finish(acc[t], m, in, panel, at));
+    _mm512_mask_storeu_ps(out + at * out_stride + panel * kPanelRows, row_mask(m, panel),
+                          I8::finish(acc[t], m, in, panel, at));
   }
 }
 
@@ -117,15 +124,16 @@ size_t avx512vnni_i8_gather_workspace(const MatrixSpec& m, uint32_t tokens) {
   return biased_bytes(m, tokens) + counts_bytes(m) + window_count(m) * kMostSteps * kStepBytes;
 }
 
-void avx512vnni_i8_bitmask_gather(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,
-                                  std::byte* workspace) {
+void avx512vnni_i8_bitmask_gather(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
+                                  size_t out_stride, std::byte* workspace) {
   const Dwords x = bias(m, in, workspace);
   uint8_t* counts = reinterpret_cast<uint8_t*>(workspace + biased_bytes(m, in.tokens));
   std::byte* steps = workspace + biased_bytes(m, in.tokens) + counts_bytes(m);
   for (uint32_t panel = begin; panel < end; ++panel) {
     make_slots(m, panel, steps, counts);
     uint32_t t = 0;
-    for (; t + kGatherTokens <= in.tokens; t += kGatherTokens) multiply_slots<kGatherTokens>(m, in, x, steps, counts, panel, t, out, out_stride);
+    for (; t + kGatherTokens <= in.tokens; t += kGatherTokens)
+      multiply_slots<kGatherTokens>(m, in, x, steps, counts, panel, t, out, out_stride);
     for (; t + 4 <= in.tokens; t += 4) multiply_slots<4>(m, in, x, steps, counts, panel, t, out, out_stride);
     for (; t < in.tokens; ++t) multiply_slots<1>(m, in, x, steps, counts, panel, t, out, out_stride);
   }

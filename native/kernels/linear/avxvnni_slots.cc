@@ -9,7 +9,9 @@ struct VnniDot {
   static constexpr uint32_t kFlip = 0x80808080u;
   using Weights = __m256i;
   static FILIGREE_INLINE Weights load(__m256i w) { return w; }
-  static FILIGREE_INLINE __m256i dot(__m256i acc, Weights w, __m256i x) { return _mm256_dpbusd_avx_epi32(acc, x, w); }
+  static FILIGREE_INLINE __m256i dot(__m256i acc, Weights w, __m256i x) {
+    return _mm256_dpbusd_avx_epi32(acc, x, w);
+  }
 };
 
 }  // namespace

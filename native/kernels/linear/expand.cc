@@ -12,10 +12,12 @@ namespace {
 // The stored values of one panel, in order.
 class ValueReader {
  public:
-  ValueReader(const Matrix& m, uint32_t panel) : format_(m.format), high_nibble_(panel & 1), bias_(m.has_min ? 0 : 8) {
+  ValueReader(const Matrix& m, uint32_t panel)
+      : format_(m.format), high_nibble_(panel & 1), bias_(m.has_min ? 0 : 8) {
     const uint32_t unit = panel / panels_per_unit(m.format);
     if (m.layout == Layout::dense) {
-      next_ = m.values + uint64_t{unit} * tile_count(m) * kPanelRows * tile_cols(m.format) * value_bytes(m.format);
+      next_ = m.values +
+              uint64_t{unit} * tile_count(m) * kPanelRows * tile_cols(m.format) * value_bytes(m.format);
     } else {
       next_ = m.values + m.offsets[unit];
     }
@@ -61,7 +63,8 @@ void expand_panel(const Matrix& m, uint32_t panel, float* codes, uint8_t* stored
     uint64_t mask = ~uint64_t{0};
     if (m.layout == Layout::bitmask) {
       mask = 0;
-      std::memcpy(&mask, m.masks + (uint64_t{panel} * tiles + t) * mask_bytes(m.format), mask_bytes(m.format));
+      std::memcpy(&mask, m.masks + (uint64_t{panel} * tiles + t) * mask_bytes(m.format),
+                  mask_bytes(m.format));
     }
     for (uint32_t e = 0; e < elements; ++e) {
       const bool here = mask >> e & 1;

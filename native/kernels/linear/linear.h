@@ -48,9 +48,13 @@ inline constexpr uint32_t kInputPadding = 128;
 
 // Internal linkage on purpose: kernel files compiled for one instruction set include this header.
 static constexpr bool is_i4(Format f) { return f == Format::i4g32 || f == Format::i4g128; }
-static constexpr uint32_t group_size(Format f) { return f == Format::i4g32 ? 32 : f == Format::i4g128 ? 128 : 0; }
+static constexpr uint32_t group_size(Format f) {
+  return f == Format::i4g32 ? 32 : f == Format::i4g128 ? 128 : 0;
+}
 static constexpr uint32_t tile_cols(Format f) { return f == Format::f32 ? 1 : f == Format::bf16 ? 2 : 4; }
-static constexpr uint32_t mask_bytes(Format f) { return f == Format::f32 ? 2 : f == Format::bf16 ? 4 : 8; }  // per tile
+static constexpr uint32_t mask_bytes(Format f) {
+  return f == Format::f32 ? 2 : f == Format::bf16 ? 4 : 8;
+}  // per tile
 // Bytes of one stored value; i4 counts a byte for a pair of panels.
 static constexpr uint32_t value_bytes(Format f) { return f == Format::f32 ? 4 : f == Format::bf16 ? 2 : 1; }
 static constexpr uint32_t panels_per_unit(Format f) { return is_i4(f) ? 2 : 1; }
@@ -82,34 +86,37 @@ static constexpr uint32_t tile_count(const MatrixSpec& m) { return padded_cols(m
 
 // A view of a packed matrix; it owns nothing. formats/packed_matrix.h makes and validates it.
 struct Matrix : MatrixSpec {
-  const std::byte* values = nullptr;      // 64-byte aligned
-  const std::byte* masks = nullptr;       // bitmask only, 64-byte aligned: [panel][tile] words of mask_bytes(format)
-  const uint64_t* offsets = nullptr;      // sparse layouts: [units + 1] byte offsets into values (unit: a panel; i4: a pair)
-  const float* row_scales = nullptr;      // i8: [panel_count * 16]
-  const int32_t* code_sums = nullptr;     // i8: [panel_count * 16] sum of the codes of a row (folds an unsigned bias of x)
-  const uint16_t* group_scales = nullptr; // i4: f16 [pair][group][32], row 32*pair + i at i
-  const uint16_t* group_mins = nullptr;   // i4 with has_min, as group_scales
-  uint64_t stored = 0;                    // elements stored (nonzeros; rows * cols when dense)
-  uint64_t bytes = 0;                     // of the whole packed matrix
+  const std::byte* values = nullptr;  // 64-byte aligned
+  const std::byte* masks =
+      nullptr;  // bitmask only, 64-byte aligned: [panel][tile] words of mask_bytes(format)
+  const uint64_t* offsets =
+      nullptr;  // sparse layouts: [units + 1] byte offsets into values (unit: a panel; i4: a pair)
+  const float* row_scales = nullptr;  // i8: [panel_count * 16]
+  const int32_t* code_sums =
+      nullptr;  // i8: [panel_count * 16] sum of the codes of a row (folds an unsigned bias of x)
+  const uint16_t* group_scales = nullptr;  // i4: f16 [pair][group][32], row 32*pair + i at i
+  const uint16_t* group_mins = nullptr;    // i4 with has_min, as group_scales
+  uint64_t stored = 0;                     // elements stored (nonzeros; rows * cols when dense)
+  uint64_t bytes = 0;                      // of the whole packed matrix
 };
 
 struct Input {
   uint32_t tokens = 0;
-  size_t stride = 0;                     // elements between tokens, of whichever pointer below is used; for bf16 and i8 at
-                                         // least cols rounded up to kInputPadding
+  size_t stride = 0;  // elements between tokens, of whichever pointer below is used; for bf16 and i8 at
+                      // least cols rounded up to kInputPadding
   const float* f32 = nullptr;
   const uint16_t* bf16 = nullptr;
-  const int8_t* i8 = nullptr;            // codes in [-127, 127]; any alignment
-  const float* scales = nullptr;         // i8: [tokens]
-  const int32_t* group_sums = nullptr;   // i4: [tokens][group_count] sum of the codes of each group of columns
-  size_t group_stride = 0;               // elements between tokens in group_sums
+  const int8_t* i8 = nullptr;           // codes in [-127, 127]; any alignment
+  const float* scales = nullptr;        // i8: [tokens]
+  const int32_t* group_sums = nullptr;  // i4: [tokens][group_count] sum of the codes of each group of columns
+  size_t group_stride = 0;              // elements between tokens in group_sums
 };
 
 // Computes output rows [16 * panel_begin, min(rows, 16 * panel_end)) of every token into out[t * out_stride + row]; nothing
 // else of out is written. For i4 panel_begin is even, and panel_end even or panel_count. workspace: Plan::workspace_bytes,
 // 64-byte aligned, private to the calling thread. Allocates nothing, does not throw.
-using RunFn = void (*)(const Matrix&, const Input&, uint32_t panel_begin, uint32_t panel_end, float* out, size_t out_stride,
-                       std::byte* workspace);
+using RunFn = void (*)(const Matrix&, const Input&, uint32_t panel_begin, uint32_t panel_end, float* out,
+                       size_t out_stride, std::byte* workspace);
 using WorkspaceFn = size_t (*)(const MatrixSpec&, uint32_t tokens);
 
 // One row of variants.inc.
@@ -118,10 +125,10 @@ struct Variant {
   const char* isa;
   Format format;
   Layout layout;
-  uint32_t min_tokens, max_tokens;       // inclusive
+  uint32_t min_tokens, max_tokens;  // inclusive
   bool (*supported)(const CpuFeatures&);
   RunFn run;
-  WorkspaceFn workspace;                 // null: none needed
+  WorkspaceFn workspace;  // null: none needed
 };
 
 // Every variant compiled into this program, best first.
@@ -132,7 +139,7 @@ struct Plan {
   static constexpr int kMaxSteps = 8;
   MatrixSpec spec;
   int steps = 0;
-  const Variant* step[kMaxSteps] = {};   // ascending, step[i] serves up to limit[i] tokens
+  const Variant* step[kMaxSteps] = {};  // ascending, step[i] serves up to limit[i] tokens
   uint32_t limit[kMaxSteps] = {};
 
   const Variant& pick(uint32_t tokens) const;

@@ -34,8 +34,8 @@ Timing measure(const Matrix& m, const Variant& variant, uint32_t tokens, ThreadP
   for (int round = 0; round <= std::max(rounds, 1); ++round) {
     const auto begin = std::chrono::steady_clock::now();
     threads.run([&](int thread, int count) {
-      variant.run(m, in, split_panels(m, thread, count), split_panels(m, thread + 1, count), out.as<float>(), m.rows,
-                  workspaces[static_cast<size_t>(thread)].data());
+      variant.run(m, in, split_panels(m, thread, count), split_panels(m, thread + 1, count), out.as<float>(),
+                  m.rows, workspaces[static_cast<size_t>(thread)].data());
     });
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
     if (round > 0) seconds.push_back(taken.count());

@@ -23,7 +23,8 @@ constexpr Places<kElements, kBytes> make_places() {
     int rank = 0;
     for (int j = 0; j < kElements; ++j) {
       const bool stored = (mask >> j & 1) != 0;
-      for (int b = 0; b < kBytes; ++b) t.at[mask][j * kBytes + b] = static_cast<uint8_t>(stored ? rank * kBytes + b : 0x80);
+      for (int b = 0; b < kBytes; ++b)
+        t.at[mask][j * kBytes + b] = static_cast<uint8_t>(stored ? rank * kBytes + b : 0x80);
       rank += stored;
     }
     t.count[mask] = static_cast<uint8_t>(rank);
@@ -174,8 +175,8 @@ float element(const uint16_t* x, size_t k, const MatrixSpec& m) {
 }
 
 template <class Cursor, class X>
-void batch(const Matrix& m, const X* x, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,
-           std::byte* workspace) {
+void batch(const Matrix& m, const X* x, const Input& in, uint32_t begin, uint32_t end, float* out,
+           size_t out_stride, std::byte* workspace) {
   const size_t cols = padded_cols(m);
   float* block = reinterpret_cast<float*>(workspace);
   float* sums = block + kBlockCols * kPanelRows;
@@ -209,7 +210,8 @@ void batch(const Matrix& m, const X* x, const Input& in, uint32_t begin, uint32_
       for (uint32_t t = 0; t < tokens; ++t) {
 #pragma GCC unroll 8
         for (uint32_t g = 0; g < 4; ++g) {
-          store_rows(out + (first + t) * out_stride, panel * kPanelRows + 4 * g, m.rows, vld1q_f32(sums + t * kPanelRows + 4 * g));
+          store_rows(out + (first + t) * out_stride, panel * kPanelRows + 4 * g, m.rows,
+                     vld1q_f32(sums + t * kPanelRows + 4 * g));
         }
       }
     }
@@ -217,7 +219,8 @@ void batch(const Matrix& m, const X* x, const Input& in, uint32_t begin, uint32_
 }
 
 template <class Cursor>
-void decode_bf16(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, std::byte* workspace) {
+void decode_bf16(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
+                 std::byte* workspace) {
   float* x = reinterpret_cast<float*>(workspace);
   for (size_t k = 0; k < padded_cols(m); ++k) x[k] = element(in.bf16, k, m);
   decode<Cursor>(m, x, begin, end, out);
@@ -227,22 +230,27 @@ void decode_bf16(const Matrix& m, const Input& in, uint32_t begin, uint32_t end,
 
 size_t neon_float_workspace(const MatrixSpec& m, uint32_t tokens) {
   if (tokens == 1) return size_t{padded_cols(m)} * sizeof(float);
-  return (size_t{kBlockCols} * kPanelRows + size_t{kTokenChunk} * kPanelRows + size_t{chunk_tokens(tokens)} * padded_cols(m)) *
+  return (size_t{kBlockCols} * kPanelRows + size_t{kTokenChunk} * kPanelRows +
+          size_t{chunk_tokens(tokens)} * padded_cols(m)) *
          sizeof(float);
 }
 
-#define FILIGREE_KERNEL(name)                                                                                               \
-  void name(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, [[maybe_unused]] size_t out_stride, \
-            [[maybe_unused]] std::byte* workspace)
+#define FILIGREE_KERNEL(name)                                                           \
+  void name(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, \
+            [[maybe_unused]] size_t out_stride, [[maybe_unused]] std::byte* workspace)
 
 FILIGREE_KERNEL(neon_f32_dense_decode) { decode<DenseF32>(m, in.f32, begin, end, out); }
 FILIGREE_KERNEL(neon_f32_bitmask_decode) { decode<BitmaskF32>(m, in.f32, begin, end, out); }
 FILIGREE_KERNEL(neon_bf16_dense_decode) { decode_bf16<DenseBf16>(m, in, begin, end, out, workspace); }
 FILIGREE_KERNEL(neon_bf16_bitmask_decode) { decode_bf16<BitmaskBf16>(m, in, begin, end, out, workspace); }
 FILIGREE_KERNEL(neon_f32_dense) { batch<DenseF32>(m, in.f32, in, begin, end, out, out_stride, workspace); }
-FILIGREE_KERNEL(neon_f32_bitmask) { batch<BitmaskF32>(m, in.f32, in, begin, end, out, out_stride, workspace); }
+FILIGREE_KERNEL(neon_f32_bitmask) {
+  batch<BitmaskF32>(m, in.f32, in, begin, end, out, out_stride, workspace);
+}
 FILIGREE_KERNEL(neon_bf16_dense) { batch<DenseBf16>(m, in.bf16, in, begin, end, out, out_stride, workspace); }
-FILIGREE_KERNEL(neon_bf16_bitmask) { batch<BitmaskBf16>(m, in.bf16, in, begin, end, out, out_stride, workspace); }
+FILIGREE_KERNEL(neon_bf16_bitmask) {
+  batch<BitmaskBf16>(m, in.bf16, in, begin, end, out, out_stride, workspace);
+}
 
 #undef FILIGREE_KERNEL
 

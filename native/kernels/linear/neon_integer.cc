@@ -15,7 +15,8 @@ struct LaneDot {
       for (uint32_t i = 0; i < kTokenTile; ++i) acc[i][g] = vdotq_laneq_s32(acc[i][g], quad, b[i], kLane);
     }
   }
-  static FILIGREE_INLINE void sum(const int8_t* block, const int8_t* const* x, size_t tiles, int32x4_t (*acc)[4]) {
+  static FILIGREE_INLINE void sum(const int8_t* block, const int8_t* const* x, size_t tiles,
+                                  int32x4_t (*acc)[4]) {
     for (size_t t = 0; t < tiles; t += 4) {
       int8x16_t b[kTokenTile];
 #pragma GCC unroll 8
@@ -32,9 +33,10 @@ struct LaneDot {
 
 FILIGREE_BATCH_KERNELS(neon, LaneDot)
 
-#define FILIGREE_DECODE_KERNEL(name, driver, ...)                                                                             \
-  void name(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t, std::byte*) {                 \
-    driver<__VA_ARGS__>(m, in, begin, end, out);                                                                              \
+#define FILIGREE_DECODE_KERNEL(name, driver, ...)                                               \
+  void name(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t, \
+            std::byte*) {                                                                       \
+    driver<__VA_ARGS__>(m, in, begin, end, out);                                                \
   }
 FILIGREE_DECODE_KERNEL(neon_i8_dense_decode, decode_i8, DenseI8)
 FILIGREE_DECODE_KERNEL(neon_i8_bitmask_decode, decode_i8, BitmaskI8)

@@ -32,13 +32,16 @@ FILIGREE_INLINE uint8x16_t places_of(const uint8_t* mask) {
   const uint8x8_t high = vadd_u8(vld1_u8(kBytePlaces.at[mask[1]]), vdup_n_u8(kBytePlaces.count[mask[0]]));
   return vcombine_u8(vld1_u8(kBytePlaces.at[mask[0]]), high);
 }
-FILIGREE_INLINE size_t stored_in(const uint8_t* mask) { return size_t{kBytePlaces.count[mask[0]]} + kBytePlaces.count[mask[1]]; }
+FILIGREE_INLINE size_t stored_in(const uint8_t* mask) {
+  return size_t{kBytePlaces.count[mask[0]]} + kBytePlaces.count[mask[1]];
+}
 
 struct DenseI8 {
   static constexpr int kGroupTiles = 0;
   static constexpr bool kDense = true;
   const int8_t* w;
-  DenseI8(const Matrix& m, uint32_t panel) : w(reinterpret_cast<const int8_t*>(m.values) + size_t{panel} * tile_count(m) * 64) {}
+  DenseI8(const Matrix& m, uint32_t panel)
+      : w(reinterpret_cast<const int8_t*>(m.values) + size_t{panel} * tile_count(m) * 64) {}
   FILIGREE_INLINE void tile(size_t t, int8x16_t* out) {
     prefetch(w + t * 64 + 2048);
 #pragma GCC unroll 8
@@ -83,7 +86,8 @@ struct DenseI4 {
   Nibbles nibbles;
   const uint8_t* w;
   DenseI4(const Matrix& m, uint32_t panel)
-      : nibbles(m, panel), w(reinterpret_cast<const uint8_t*>(m.values) + size_t{panel / 2} * tile_count(m) * 64) {}
+      : nibbles(m, panel),
+        w(reinterpret_cast<const uint8_t*>(m.values) + size_t{panel / 2} * tile_count(m) * 64) {}
   FILIGREE_INLINE void tile(size_t t, int8x16_t* out) {
     prefetch(w + t * 64 + 2048);
 #pragma GCC unroll 8
@@ -150,7 +154,8 @@ void decode_i8_panels(const Matrix& m, const Input& in, uint32_t panel, float* o
 #pragma GCC unroll 8
   for (uint32_t p = 0; p < P; ++p) {
 #pragma GCC unroll 8
-    for (uint32_t g = 0; g < 4; ++g) store_i8(m, (panel + p) * kPanelRows + 4 * g, acc[p][g], in.scales[0], out);
+    for (uint32_t g = 0; g < 4; ++g)
+      store_i8(m, (panel + p) * kPanelRows + 4 * g, acc[p][g], in.scales[0], out);
   }
 }
 
@@ -201,9 +206,11 @@ void decode_i4(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, f
       for (int p = 0; p < 2; ++p) {
 #pragma GCC unroll 8
         for (int g = 0; g < 4; ++g) {
-          f[p][g] = vfmaq_f32(f[p][g], half_floats(m.group_scales + at + 16 * p + 4 * g), vcvtq_f32_s32(sums[p][g]));
+          f[p][g] = vfmaq_f32(f[p][g], half_floats(m.group_scales + at + 16 * p + 4 * g),
+                              vcvtq_f32_s32(sums[p][g]));
           if (!m.has_min) continue;
-          f[p][g] = vfmaq_f32(f[p][g], half_floats(m.group_mins + at + 16 * p + 4 * g), vcvtq_f32_s32(present[p][g]));
+          f[p][g] = vfmaq_f32(f[p][g], half_floats(m.group_mins + at + 16 * p + 4 * g),
+                              vcvtq_f32_s32(present[p][g]));
         }
       }
     }
@@ -232,11 +239,12 @@ FILIGREE_INLINE void add_group(const uint16_t* factors, const int32x4_t (*sums)[
 // One panel's block over up to four tokens. Dot::sum(block, x, tiles, acc): acc[token][quad] += the products of `tiles` tiles, a
 // multiple of 4. Tokens that are not there repeat the last one.
 template <class Dot, class Cursor>
-void multiply(const Matrix& m, const Input& in, const int8_t* block, const int8_t* stored, uint32_t panel, size_t t0, size_t tiles,
-              uint32_t token, void* sums) {
+void multiply(const Matrix& m, const Input& in, const int8_t* block, const int8_t* stored, uint32_t panel,
+              size_t t0, size_t tiles, uint32_t token, void* sums) {
   const int8_t* x[kTokenTile];
 #pragma GCC unroll 8
-  for (uint32_t i = 0; i < kTokenTile; ++i) x[i] = in.i8 + std::min(token + i, in.tokens - 1) * in.stride + 4 * t0;
+  for (uint32_t i = 0; i < kTokenTile; ++i)
+    x[i] = in.i8 + std::min(token + i, in.tokens - 1) * in.stride + 4 * t0;
   int32x4_t acc[kTokenTile][4];
   if constexpr (Cursor::kGroupTiles == 0) {
     int32_t* s = static_cast<int32_t*>(sums);
@@ -264,7 +272,8 @@ void multiply(const Matrix& m, const Input& in, const int8_t* block, const int8_
       if (m.has_min) {
 #pragma GCC unroll 8
         for (uint32_t i = 0; i < kTokenTile; ++i) {
-          const int32_t all = in.group_sums[std::min(token + i, in.tokens - 1) * in.group_stride + first + group];
+          const int32_t all =
+              in.group_sums[std::min(token + i, in.tokens - 1) * in.group_stride + first + group];
           for (auto& a : acc[i]) a = vdupq_n_s32(Cursor::kDense ? all : 0);
         }
         if (!Cursor::kDense) Dot::sum(stored + group * Cursor::kGroupTiles * 64, x, Cursor::kGroupTiles, acc);
@@ -276,11 +285,13 @@ void multiply(const Matrix& m, const Input& in, const int8_t* block, const int8_
 }
 
 template <class Dot, class Cursor>
-void batch(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride, std::byte* workspace) {
+void batch(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,
+           std::byte* workspace) {
   const size_t tiles = tile_count(m);
   int8_t* block = reinterpret_cast<int8_t*>(workspace);
   int8_t* stored = block + 2 * kBlockBytes;
-  uint32_t* sums = reinterpret_cast<uint32_t*>(stored + 2 * kBlockBytes);  // int32 for i8, f32 for i4: [panel][token][16]
+  uint32_t* sums =
+      reinterpret_cast<uint32_t*>(stored + 2 * kBlockBytes);  // int32 for i8, f32 for i4: [panel][token][16]
   for (uint32_t first = 0; first < in.tokens; first += kTokenChunk) {
     const uint32_t tokens = std::min(kTokenChunk, in.tokens - first);
     for (uint32_t panel = begin; panel < end; panel += 2) {
@@ -305,7 +316,8 @@ void batch(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float
           }
           std::memset(to + n * 64, 0, (whole - n) * 64);
           Dot::arrange(to, whole);
-          if (Cursor::kGroupTiles != 0 && !Cursor::kDense && m.has_min) Dot::arrange(stored + p * kBlockBytes, whole);
+          if (Cursor::kGroupTiles != 0 && !Cursor::kDense && m.has_min)
+            Dot::arrange(stored + p * kBlockBytes, whole);
           for (uint32_t i = 0; i < tokens; i += kTokenTile) {
             multiply<Dot, Cursor>(m, in, to, stored + p * kBlockBytes, panel + p, t0, whole, first + i,
                                   sums + (p * kTokenChunk + i) * 16);
@@ -336,15 +348,16 @@ constexpr size_t kIntegerWorkspace = 4 * kBlockBytes + 2 * size_t{kTokenChunk} *
 }  // namespace
 }  // namespace filigree::linear
 
-#define FILIGREE_BATCH_KERNEL(name, Dot, ...)                                                                             \
-  void name(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride, std::byte* workspace) { \
-    batch<Dot, __VA_ARGS__>(m, in, begin, end, out, out_stride, workspace);                                               \
+#define FILIGREE_BATCH_KERNEL(name, Dot, ...)                                                              \
+  void name(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride, \
+            std::byte* workspace) {                                                                        \
+    batch<Dot, __VA_ARGS__>(m, in, begin, end, out, out_stride, workspace);                                \
   }
-#define FILIGREE_BATCH_KERNELS(prefix, Dot)                                       \
+#define FILIGREE_BATCH_KERNELS(prefix, Dot)                                                    \
   size_t prefix##_integer_workspace(const MatrixSpec&, uint32_t) { return kIntegerWorkspace; } \
-  FILIGREE_BATCH_KERNEL(prefix##_i8_dense, Dot, DenseI8)                          \
-  FILIGREE_BATCH_KERNEL(prefix##_i8_bitmask, Dot, BitmaskI8)                      \
-  FILIGREE_BATCH_KERNEL(prefix##_i4g32_dense, Dot, DenseI4<8>)                    \
-  FILIGREE_BATCH_KERNEL(prefix##_i4g32_bitmask, Dot, BitmaskI4<8>)                \
-  FILIGREE_BATCH_KERNEL(prefix##_i4g128_dense, Dot, DenseI4<32>)                  \
+  FILIGREE_BATCH_KERNEL(prefix##_i8_dense, Dot, DenseI8)                                       \
+  FILIGREE_BATCH_KERNEL(prefix##_i8_bitmask, Dot, BitmaskI8)                                   \
+  FILIGREE_BATCH_KERNEL(prefix##_i4g32_dense, Dot, DenseI4<8>)                                 \
+  FILIGREE_BATCH_KERNEL(prefix##_i4g32_bitmask, Dot, BitmaskI4<8>)                             \
+  FILIGREE_BATCH_KERNEL(prefix##_i4g128_dense, Dot, DenseI4<32>)                               \
   FILIGREE_BATCH_KERNEL(prefix##_i4g128_bitmask, Dot, BitmaskI4<32>)

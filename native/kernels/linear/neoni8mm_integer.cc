@@ -20,7 +20,8 @@ struct MatrixDot {
       for (int p = 0; p < 8; ++p) vst1q_s8(block + 16 * p, vreinterpretq_s8_s32(pairs[p]));
     }
   }
-  static FILIGREE_INLINE void sum(const int8_t* block, const int8_t* const* x, size_t tiles, int32x4_t (*acc)[4]) {
+  static FILIGREE_INLINE void sum(const int8_t* block, const int8_t* const* x, size_t tiles,
+                                  int32x4_t (*acc)[4]) {
     int32x4_t square[8][2];  // [row pair][token pair]: {r0 t0, r0 t1, r1 t0, r1 t1}
     for (auto& pair : square) pair[0] = pair[1] = vdupq_n_s32(0);
     for (size_t t = 0; t < tiles; t += 2) {

@@ -15,8 +15,8 @@ float activation(const uint16_t* row, uint32_t k) { return bf16_to_f32(row[k]); 
 
 // f32 and bf16: one fused multiply-add after the other, k ascending.
 template <class X>
-void run_float(const Matrix& m, const X* x, const Input& in, uint32_t panel_begin, uint32_t panel_end, float* out, size_t out_stride,
-               std::byte* workspace) {
+void run_float(const Matrix& m, const X* x, const Input& in, uint32_t panel_begin, uint32_t panel_end,
+               float* out, size_t out_stride, std::byte* workspace) {
   float* codes = reinterpret_cast<float*>(workspace);
   uint8_t* stored = reinterpret_cast<uint8_t*>(codes + panel_elements(m));
   const uint32_t tc = tile_cols(m.format);
@@ -39,18 +39,18 @@ void run_float(const Matrix& m, const X* x, const Input& in, uint32_t panel_begi
 
 size_t reference_workspace(const MatrixSpec& m, uint32_t) { return panel_elements(m) * (sizeof(float) + 1); }
 
-void reference_f32(const Matrix& m, const Input& in, uint32_t panel_begin, uint32_t panel_end, float* out, size_t out_stride,
-             std::byte* workspace) {
+void reference_f32(const Matrix& m, const Input& in, uint32_t panel_begin, uint32_t panel_end, float* out,
+                   size_t out_stride, std::byte* workspace) {
   run_float(m, in.f32, in, panel_begin, panel_end, out, out_stride, workspace);
 }
 
-void reference_bf16(const Matrix& m, const Input& in, uint32_t panel_begin, uint32_t panel_end, float* out, size_t out_stride,
-              std::byte* workspace) {
+void reference_bf16(const Matrix& m, const Input& in, uint32_t panel_begin, uint32_t panel_end, float* out,
+                    size_t out_stride, std::byte* workspace) {
   run_float(m, in.bf16, in, panel_begin, panel_end, out, out_stride, workspace);
 }
 
-void reference_i8(const Matrix& m, const Input& in, uint32_t panel_begin, uint32_t panel_end, float* out, size_t out_stride,
-            std::byte* workspace) {
+void reference_i8(const Matrix& m, const Input& in, uint32_t panel_begin, uint32_t panel_end, float* out,
+                  size_t out_stride, std::byte* workspace) {
   float* codes = reinterpret_cast<float*>(workspace);
   uint8_t* stored = reinterpret_cast<uint8_t*>(codes + panel_elements(m));
   for (uint32_t panel = panel_begin; panel < panel_end; ++panel) {
@@ -69,8 +69,8 @@ void reference_i8(const Matrix& m, const Input& in, uint32_t panel_begin, uint32
   }
 }
 
-void reference_i4(const Matrix& m, const Input& in, uint32_t panel_begin, uint32_t panel_end, float* out, size_t out_stride,
-            std::byte* workspace) {
+void reference_i4(const Matrix& m, const Input& in, uint32_t panel_begin, uint32_t panel_end, float* out,
+                  size_t out_stride, std::byte* workspace) {
   float* codes = reinterpret_cast<float*>(workspace);
   uint8_t* stored = reinterpret_cast<uint8_t*>(codes + panel_elements(m));
   const uint32_t group = group_size(m.format), groups = group_count(m);

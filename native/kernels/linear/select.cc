@@ -7,8 +7,8 @@
 
 namespace filigree::linear {
 
-#define FILIGREE_LINEAR_VARIANT(run, isa, format, layout, min_tokens, max_tokens, workspace)       \
-  void run(const Matrix&, const Input&, uint32_t, uint32_t, float*, size_t, std::byte*);           \
+#define FILIGREE_LINEAR_VARIANT(run, isa, format, layout, min_tokens, max_tokens, workspace) \
+  void run(const Matrix&, const Input&, uint32_t, uint32_t, float*, size_t, std::byte*);     \
   size_t workspace(const MatrixSpec&, uint32_t);
 #include "kernels/linear/variants.inc"
 #undef FILIGREE_LINEAR_VARIANT
@@ -20,7 +20,9 @@ bool has_scalar(const Cpu&) { return true; }
 [[maybe_unused]] bool has_avx2(const Cpu& cpu) { return cpu.avx2; }
 [[maybe_unused]] bool has_avxvnni(const Cpu& cpu) { return cpu.avx2 && cpu.avx_vnni; }
 [[maybe_unused]] bool has_avx512(const Cpu& cpu) { return cpu.avx2 && cpu.avx512; }
-[[maybe_unused]] bool has_avx512vnni(const Cpu& cpu) { return has_avx512(cpu) && cpu.avx512_vnni && cpu.avx512_vbmi; }
+[[maybe_unused]] bool has_avx512vnni(const Cpu& cpu) {
+  return has_avx512(cpu) && cpu.avx512_vnni && cpu.avx512_vbmi;
+}
 [[maybe_unused]] bool has_avx512bf16(const Cpu& cpu) { return has_avx512vnni(cpu) && cpu.avx512_bf16; }
 [[maybe_unused]] bool has_amx(const Cpu& cpu) { return has_avx512bf16(cpu) && cpu.amx_int8 && cpu.amx_bf16; }
 [[maybe_unused]] bool has_neon(const Cpu& cpu) { return cpu.neon; }
@@ -35,7 +37,8 @@ constexpr Variant kVariants[] = {
 
 const Variant* first_fit(const MatrixSpec& spec, const CpuFeatures& cpu, uint32_t tokens) {
   for (const Variant& v : kVariants) {
-    if (v.format == spec.format && v.layout == spec.layout && v.min_tokens <= tokens && tokens <= v.max_tokens && v.supported(cpu)) {
+    if (v.format == spec.format && v.layout == spec.layout && v.min_tokens <= tokens &&
+        tokens <= v.max_tokens && v.supported(cpu)) {
       return &v;
     }
   }
@@ -80,15 +83,19 @@ Plan make_plan(const MatrixSpec& spec, const CpuFeatures& cpu) {
   for (uint64_t tokens = 1; tokens <= UINT32_MAX;) {
     const Variant* best = first_fit(spec, cpu, static_cast<uint32_t>(tokens));
     if (best == nullptr) {
-      throw Error(ErrorCode::unsupported, std::string("no kernel for a ") + name_of(spec.format) + " matrix in " + name_of(spec.layout) +
-                                              " layout on this instruction set; pack the weights again for it");
+      throw Error(ErrorCode::unsupported,
+                  std::string("no kernel for a ") + name_of(spec.format) + " matrix in " +
+                      name_of(spec.layout) +
+                      " layout on this instruction set; pack the weights again for it");
     }
     // The choice can only change where some row begins or ends.
     uint64_t next = uint64_t{best->max_tokens} + 1;
     for (const Variant& v : kVariants) {
-      if (v.min_tokens > tokens && v.min_tokens < next && first_fit(spec, cpu, v.min_tokens) != best) next = v.min_tokens;
+      if (v.min_tokens > tokens && v.min_tokens < next && first_fit(spec, cpu, v.min_tokens) != best)
+        next = v.min_tokens;
     }
-    if (plan.steps == Plan::kMaxSteps) throw Error(ErrorCode::internal, "more kernels for one matrix than a plan holds");
+    if (plan.steps == Plan::kMaxSteps)
+      throw Error(ErrorCode::internal, "more kernels for one matrix than a plan holds");
     plan.step[plan.steps] = best;
     plan.limit[plan.steps++] = static_cast<uint32_t>(next - 1);
     tokens = next;
