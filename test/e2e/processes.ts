@@ -64,7 +64,8 @@ export class Program {
     for (;;) {
       const line = this.stdout.split('\n', 1)[0];
       if (this.stdout.includes('\n')) return JSON.parse(line as string);
-      if (this.child.exitCode !== null) throw new Error(`it ended: ${this.stderr}`);
+      if (this.child.exitCode !== null || this.child.signalCode !== null)
+        throw new Error(`it ended: ${this.stderr}`);
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
   }
