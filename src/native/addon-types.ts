@@ -2,7 +2,7 @@
  * What the native addon exports: the JS side of native/binding. Every value is checked there again; a wrong one throws
  * a TypeError or RangeError that names it, and failures of the engine are Errors with one of `NativeErrorCode`.
  */
-import type { SamplingParams } from '../engine/model-runner.js';
+import type { RunnerInfo, SamplingParams } from '../engine/model-runner.js';
 import type { ModelManifest, TensorEntry } from '../model/manifest.js';
 
 export type NativeErrorCode =
@@ -33,23 +33,9 @@ export interface NativeEngineOptions {
   cacheFolder: string;
 }
 
-export interface NativeEngineInfo {
-  vocabSize: number;
-  maxModelLen: number;
-  numBlocks: number;
-  maxSlots: number;
-  maxBatchedTokens: number;
-  threads: number;
-  isa: string;
-  weightBytes: number;
-  decodeWeightBytes: number;
-  denseF32Bytes: number;
-  sparsity: number;
-  formats: Record<string, number>;
-  kvBytes: number;
-  kvBytesPerToken: number;
+/** The runner's figures as the engine knows them; native/index.ts adds what only the caller knows. */
+export interface NativeEngineInfo extends Omit<RunnerInfo, 'blockSize' | 'kvType' | 'loadMs'> {
   workspaceBytes: number;
-  fromCache: boolean;
   warnings: string[];
 }
 

@@ -7,7 +7,7 @@ const model = MODEL ?? '';
 const FLAGS = ['--weights', 'bf16', '--kv-memory', '256MiB'];
 const QUESTION = 'What is the capital of France?';
 
-describe('the command line', () => {
+describe(`the command line${missing ? ` (${missing})` : ''}`, () => {
   it.skipIf(missing)(
     'says what is wrong in one line, with 2 for wrong usage and 1 for a failure',
     async () => {
