@@ -52,6 +52,7 @@ export const ERROR_CODES = {
   unhealthy: { status: 503, type: 'service_unavailable_error' },
   server_draining: { status: 503, type: 'service_unavailable_error' },
   request_aborted: { status: 499, type: 'invalid_request_error' },
+  no_token_allowed: { status: 400, type: 'invalid_request_error' },
   non_finite_logits: { status: 500, type: 'server_error' },
   engine_failed: { status: 500, type: 'server_error', local: true },
   internal_error: { status: 500, type: 'server_error', local: true },

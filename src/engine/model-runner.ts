@@ -100,8 +100,11 @@ export interface StepOutput {
   top: TopLogprobs | null;
   prompt: PromptLogprobs | null;
   /** Set when this row alone failed. */
-  error: 'non_finite_logits' | null;
+  error: RowError | null;
 }
+
+/** What one row fails with: the model's values were not finite, or its own sampling parameters left no token to draw. */
+export type RowError = 'non_finite_logits' | 'no_token_allowed';
 
 /** Tokens in one KV block; the kernels are compiled for it. */
 export const BLOCK_SIZE = 16;

@@ -3,6 +3,7 @@ import type { BlockManager } from './block-manager.js';
 import type {
   BlockCopy,
   PromptLogprobs,
+  RowError,
   StepEntry,
   StepOutput,
   StepRecord,
@@ -59,6 +60,12 @@ interface Planned {
   tokens: number;
   copy: BlockCopy | null;
 }
+
+const ROW_ERRORS: Record<RowError, string> = {
+  non_finite_logits: 'The model produced values that are not finite for this request.',
+  no_token_allowed:
+    'No token may follow: allowed_token_ids, bad_words, min_tokens and logit_bias together rule out the whole vocabulary.',
+};
 
 /** Newcomers that may be passed over in one step because a running sequence computes their prefix. */
 const MAX_PASSED_OVER = 64;
@@ -176,9 +183,8 @@ export class Scheduler {
         continue;
       }
       if (output.error !== null) {
-        this.blocks.distrust(sequence.table);
-        const message = 'The model produced values that are not finite for this request.';
-        this.fail(sequence, new FiligreeError('non_finite_logits', message));
+        if (output.error === 'non_finite_logits') this.blocks.distrust(sequence.table);
+        this.fail(sequence, new FiligreeError(output.error, ROW_ERRORS[output.error]));
         updates.push({ sequence, prompt: null, token: null });
         continue;
       }

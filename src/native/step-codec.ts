@@ -1,4 +1,10 @@
-import type { PromptLogprobs, StepOutput, StepRecord, TopLogprobs } from '../engine/model-runner.js';
+import type {
+  PromptLogprobs,
+  RowError,
+  StepOutput,
+  StepRecord,
+  TopLogprobs,
+} from '../engine/model-runner.js';
 import { type NativeStepResult, OUTPUT_FIELDS, ROW_STATUS } from './addon-types.js';
 
 /** A record as flat arrays: one crossing into native code, whatever the number of entries. */
@@ -9,6 +15,10 @@ export interface FlatRecord {
   copies: Int32Array;
 }
 
+const ROW_ERROR: Readonly<Record<number, RowError>> = {
+  [ROW_STATUS.nonFiniteLogits]: 'non_finite_logits',
+  [ROW_STATUS.noTokenAllowed]: 'no_token_allowed',
+};
 const NO_COPIES = new Int32Array(0);
 
 export function flatten(record: StepRecord): FlatRecord {
@@ -80,7 +90,7 @@ export function unflatten(
         k,
       };
     }
-    const error = status === ROW_STATUS.ok ? null : 'non_finite_logits';
+    const error = ROW_ERROR[status] ?? null;
     return { slot: entry.slot, token, logprob: result.logprobs[i]!, top, prompt, error };
   });
 }

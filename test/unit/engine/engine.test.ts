@@ -276,6 +276,15 @@ describe('Engine', () => {
     engine.check();
   });
 
+  it('tells a request that rules out every token from a model that went wrong', async () => {
+    const { engine } = start({ poison: 777, poisonError: 'no_token_allowed' });
+    const shared = prompt(40, random(22));
+    const { finish } = await engine.submit(request({ prompt: Int32Array.from([...shared, 777]) })).result();
+    expect(finish).toMatchObject({ finishReason: 'error', error: { code: 'no_token_allowed' } });
+    expect(engine.healthy()).toBe(true);
+    engine.check();
+  });
+
   it('fails the requests of a failed step and goes on', async () => {
     let fail = true;
     const { engine } = start({

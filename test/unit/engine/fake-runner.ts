@@ -2,6 +2,7 @@ import {
   BLOCK_SIZE,
   GREEDY,
   type ModelRunner,
+  type RowError,
   type RunnerInfo,
   type SamplingParams,
   type StepOutput,
@@ -18,8 +19,9 @@ export interface FakeOptions {
   maxModelLen?: number;
   /** Called before each step; may throw to fail it, or return a promise to delay it. */
   beforeStep?: (step: number, record: StepRecord) => void | Promise<void>;
-  /** The row whose context ends with this token fails as if its logits were not finite. */
+  /** The row whose context ends with this token fails, with `poisonError` (values that are not finite, unless said). */
   poison?: number;
+  poisonError?: RowError;
 }
 
 interface Slot {
@@ -177,7 +179,14 @@ export class FakeRunner implements ModelRunner {
       };
     }
     if (tokens.at(-1) === this.options.poison) {
-      return { slot, token: -1, logprob: 0, top: null, prompt: null, error: 'non_finite_logits' };
+      return {
+        slot,
+        token: -1,
+        logprob: 0,
+        top: null,
+        prompt: null,
+        error: this.options.poisonError ?? 'non_finite_logits',
+      };
     }
     let token = -1;
     if (sample) {
