@@ -130,9 +130,12 @@ void Engine::lay_out(const StepRecord& record, StepResult& result) {
       top += static_cast<size_t>(std::max(0, params.logprobs));
     }
     if (params.prompt_logprobs < 0) continue;
+    const int64_t tokens = static_cast<int64_t>(entry.tokens.size());
     const int64_t left = static_cast<int64_t>(slot.prompt.size()) - 1 - entry.position;
+    const int64_t first = int64_t{params.prompt_logprobs_from} - 1 - entry.position;
+    output.prompt_first = static_cast<int32_t>(std::clamp<int64_t>(first, 0, tokens));
     output.prompt_rows =
-        static_cast<int32_t>(std::clamp<int64_t>(left, 0, static_cast<int64_t>(entry.tokens.size())));
+        static_cast<int32_t>(std::max<int64_t>(0, std::min(left, tokens) - output.prompt_first));
     output.prompt_k = std::min(params.prompt_logprobs, static_cast<int32_t>(config_.vocabulary));
     output.prompt_begin = prompt;
     output.prompt_top_begin = prompt_top;
@@ -170,9 +173,11 @@ void Engine::step(const StepRecord& record, StepResult& result) {
       chunks_.push_back({entry.tokens.subspan(done, count), position, entry.blocks.data()});
       for (uint32_t j = done; j < done + count; ++j) {
         const int32_t index = static_cast<int32_t>(j);
-        if (index < result.outputs[i].prompt_rows) {
+        const StepOutput& output = result.outputs[i];
+        const int32_t prompt_row = index - output.prompt_first;
+        if (prompt_row >= 0 && prompt_row < output.prompt_rows) {
           logit_rows_.push_back(
-              {rows + j - done, i, index, slot.prompt[static_cast<size_t>(entry.position + index + 1)]});
+              {rows + j - done, i, prompt_row, slot.prompt[static_cast<size_t>(entry.position + index + 1)]});
         }
         if (entry.sample && j + 1 == total) logit_rows_.push_back({rows + j - done, i, -1, -1});
       }

@@ -35,7 +35,8 @@ struct StepOutput {
   RowStatus status = RowStatus::ok;
   int32_t top = 0;              // entries of top_ids and top_logprobs that are this row's
   size_t top_begin = 0;         // first of them
-  int32_t prompt_rows = 0;      // positions of the chunk whose next token is in the prompt
+  int32_t prompt_first = 0;     // first position of the chunk whose next token's log-probability is wanted
+  int32_t prompt_rows = 0;      // positions from there on whose next token is in the prompt
   int32_t prompt_k = -1;        // -1: prompt log-probabilities were not asked for
   size_t prompt_begin = 0;      // first of prompt_logprobs
   size_t prompt_top_begin = 0;  // first of prompt_top_*: [prompt_rows][prompt_k]

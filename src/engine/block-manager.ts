@@ -114,18 +114,18 @@ export class BlockManager {
   }
 
   /**
-   * Fills an empty table with the blocks of `tokens[0 .. length)`, cached ones where `useCache` allows it. The last
-   * token always remains to be computed. Null when fewer than `reserve` blocks would stay free; nothing changes then.
+   * Fills an empty table with the blocks of `tokens[0 .. length)`, cached ones among the first `cacheable` tokens. The
+   * last token always remains to be computed. Null when fewer than `reserve` blocks would stay free; nothing changes then.
    */
   admit(
     table: BlockTable,
     tokens: Int32Array,
     length: number,
-    useCache: boolean,
+    cacheable: number,
     reserve: number,
   ): Admission | null {
     if (table.length !== 0) throw new Error('admit: the table is not empty');
-    const hits = useCache ? this.match(tokens, length, table.salt) : [];
+    const hits = this.match(tokens, Math.min(length, cacheable), table.salt);
     const whole = hits.length * BLOCK_SIZE === length;
     // A prompt cached to its last token: copy the last block, or recompute it when there is no room for both.
     const source = whole ? hits.pop() : undefined;

@@ -21,6 +21,11 @@ export interface SamplingParams {
   logprobs: number;
   /** -1: none; k >= 0: log-probabilities of the prompt's tokens, with the k most likely at each position. */
   promptLogprobs: number;
+  /**
+   * Index of the first prompt token whose log-probability is wanted, at least 1 (the default): what stands before it
+   * may come from the prefix cache and costs no logits.
+   */
+  promptLogprobsFrom?: number;
   /** Until so many tokens are sampled, `suppressedUntilMin` cannot be. */
   minTokens: number;
   suppressedUntilMin: number[];
@@ -79,8 +84,9 @@ export interface TopLogprobs {
 }
 
 /**
- * Log-probabilities of the prompt inside one chunk: row i belongs to position `entry.position + i`, for as long as the
- * next position is still in the prompt. `logprobs[i]` is that of `prompt[position + i + 1]` given all before it.
+ * Log-probabilities of the prompt inside one chunk: row i belongs to the i-th position of the chunk from
+ * `promptLogprobsFrom - 1` on, for as long as the next position is still in the prompt. `logprobs[i]` is that of the
+ * token after this position given all before it.
  */
 export interface PromptLogprobs {
   /** [rows] */

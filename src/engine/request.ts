@@ -20,7 +20,7 @@ export interface GenerateRequest {
 
 export type FinishReason = 'stop' | 'length' | 'abort' | 'error';
 
-/** Log-probabilities of the whole prompt, once, before the first token. Row i belongs to `prompt[i + 1]`. */
+/** Log-probabilities of the whole prompt, once, before the first token. Row i belongs to `prompt[i + sampling.promptLogprobsFrom]` (default 1). */
 export interface PromptEvent extends PromptLogprobs {
   type: 'prompt';
 }

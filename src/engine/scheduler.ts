@@ -304,10 +304,8 @@ export class Scheduler {
       insertByRank(this.running, sequence);
       if (sequence.cachedTokens < 0) {
         sequence.cachedTokens = admission.cachedTokens;
-        if (sequence.usesPrefixCache) {
-          this.counters.prefixQueries += sequence.length;
-          this.counters.prefixHits += admission.cachedTokens;
-        }
+        this.counters.prefixQueries += sequence.cacheable;
+        this.counters.prefixHits += admission.cachedTokens;
       }
       const tokens = Math.min(sequence.remaining, budget);
       budget -= tokens;
@@ -323,13 +321,7 @@ export class Scheduler {
     const active = this.running.filter((other) => !other.paused).length;
     if (active > 0 && sequence.preemptedAt === this.departures) return null;
     // Leave every sequence that decodes a block to grow into, or the newcomer would soon be preempted.
-    return this.blocks.admit(
-      sequence.table,
-      sequence.tokens,
-      sequence.length,
-      sequence.usesPrefixCache,
-      active,
-    );
+    return this.blocks.admit(sequence.table, sequence.tokens, sequence.length, sequence.cacheable, active);
   }
 
   /**
@@ -337,16 +329,17 @@ export class Scheduler {
    * for them is cheaper than computing them twice (n > 1, or a common system prompt sent at once).
    */
   private awaitsPrefix(sequence: Sequence): boolean {
-    if (!sequence.usesPrefixCache || !this.blocks.prefixCache) return false;
+    const { cacheable } = sequence;
+    if (cacheable < BLOCK_SIZE || !this.blocks.prefixCache) return false;
     let cached = -1;
     for (const other of this.running) {
       if (other.paused || other.aborted || !other.prefilling) continue;
       if (other.table.salt !== sequence.table.salt) continue;
-      const most = Math.min(other.length, sequence.length);
+      const most = Math.min(other.length, cacheable);
       let shared = 0;
       while (shared < most && other.tokens[shared] === sequence.tokens[shared]) shared++;
       if (shared < BLOCK_SIZE) continue;
-      if (cached < 0) cached = this.blocks.countCached(sequence.tokens, sequence.length, sequence.table.salt);
+      if (cached < 0) cached = this.blocks.countCached(sequence.tokens, cacheable, sequence.table.salt);
       if (Math.floor(shared / BLOCK_SIZE) > cached) return true;
     }
     return false;

@@ -85,9 +85,12 @@ export class Sequence {
     return this.remaining > 1 || this.computed < this.promptLength;
   }
 
-  /** Prompt log-probabilities need every position computed, so they look past the prefix cache until reported. */
-  get usesPrefixCache(): boolean {
-    return this.promptReported;
+  /**
+   * Leading tokens that the prefix cache may serve. Log-probabilities of the prompt need the positions that predict
+   * them computed, so until they are reported the cache ends before the first of these.
+   */
+  get cacheable(): number {
+    return this.promptReported ? this.length : (this.request.sampling.promptLogprobsFrom ?? 1) - 1;
   }
 
   /** Earlier in rank is served first and preempted last. */

@@ -98,6 +98,18 @@ describe('steps', () => {
     }
     expect(scored[0]!.length).toBe(32);
     expectSameBits(scored[1]!, scored[0]!);
+    // From a later token on: the same values, in whatever chunk they fall.
+    runner.openSlot(0, { ...GREEDY, promptLogprobs: 0, promptLogprobsFrom: 11 }, tokens, NONE);
+    const late: number[] = [];
+    for (const [at, end] of [
+      [0, 5],
+      [5, 20],
+      [20, 33],
+    ] as const) {
+      const [output] = await runner.step({ entries: [entry(0, tokens.subarray(at, end), at)], copies: [] });
+      late.push(...output!.prompt!.logprobs);
+    }
+    expectSameBits(Float32Array.from(late), scored[0]!.subarray(10));
     greedy(runner, 1, tokens);
     for (const at of [0, 17, 31]) {
       const [logits] = await logitsOf(runner, [entry(1, tokens.subarray(0, at + 1))]);

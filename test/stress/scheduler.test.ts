@@ -102,6 +102,7 @@ async function run(config: Case): Promise<{ outcomes: Outcome[]; engine: Engine;
         ...GREEDY,
         seed: BigInt(Math.floor(next() * 1000)),
         promptLogprobs: next() < 0.1 ? 1 : -1,
+        promptLogprobsFrom: next() < 0.5 ? 1 : 1 + Math.floor(next() * prompt.length),
       };
       const asked = request({
         prompt,
@@ -151,8 +152,9 @@ describe('Scheduler under random load', () => {
       }
       expect(tokens).toEqual(alone);
       expect(finish.outputTokens).toBe(alone.length);
-      const rows = Array.from({ length: asked.prompt.length - 1 }, (_, p) =>
-        Math.fround(promptLogprob(asked.prompt, p)),
+      const from = asked.sampling.promptLogprobsFrom ?? 1;
+      const rows = Array.from({ length: Math.max(0, asked.prompt.length - from) }, (_, i) =>
+        Math.fround(promptLogprob(asked.prompt, from - 1 + i)),
       );
       expect(promptRows).toEqual(asked.sampling.promptLogprobs >= 0 ? rows : null);
     }

@@ -24,8 +24,9 @@ struct SamplingParams {
   float presence_penalty = 0.0f;
   std::vector<std::pair<int32_t, float>> logit_bias;
   uint64_t seed = 0;
-  int32_t logprobs = -1;         // -1 none; k: of the chosen token and of the k likeliest
-  int32_t prompt_logprobs = -1;  // likewise; not used here, carried for the engine
+  int32_t logprobs = -1;             // -1 none; k: of the chosen token and of the k likeliest
+  int32_t prompt_logprobs = -1;      // likewise; not used here, carried for the engine
+  int32_t prompt_logprobs_from = 1;  // first token of the prompt whose log-probability is wanted; likewise
   int32_t min_tokens = 0;
   std::vector<int32_t> suppressed_until_min;              // end and stop ids
   std::optional<std::vector<int32_t>> allowed_token_ids;  // nothing else may be chosen

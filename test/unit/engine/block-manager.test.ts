@@ -5,7 +5,7 @@ const tokens = (length: number, from = 0) => Int32Array.from({ length }, (_, i) 
 
 function admitted(blocks: BlockManager, ids: Int32Array, salt = '') {
   const table = new BlockTable(salt);
-  const admission = blocks.admit(table, ids, ids.length, true, 0);
+  const admission = blocks.admit(table, ids, ids.length, ids.length, 0);
   if (admission === null) throw new Error('does not fit');
   return { table, admission };
 }
@@ -103,8 +103,8 @@ describe('BlockManager', () => {
     const blocks = new BlockManager(4, { prefixCache: true });
     const { table } = admitted(blocks, tokens(40));
     const other = new BlockTable();
-    expect(blocks.admit(other, tokens(32, 50), 32, true, 0)).toBeNull();
-    expect(blocks.admit(other, tokens(16, 50), 16, true, 1)).toBeNull();
+    expect(blocks.admit(other, tokens(32, 50), 32, 32, 0)).toBeNull();
+    expect(blocks.admit(other, tokens(16, 50), 16, 16, 1)).toBeNull();
     expect(blocks.grow(table, 65)).toBe(false);
     expect(blocks.free).toBe(1);
     blocks.check([table, other]);

@@ -113,6 +113,35 @@ describe('Engine', () => {
     engine.check();
   });
 
+  it('takes what stands before the first wanted log-probability from the prefix cache', async () => {
+    const { engine, runner } = start({}, { maxNumBatchedTokens: 32 });
+    const ids = prompt(100, random(6));
+    const ask = async (from: number) => {
+      const sampling = { ...GREEDY, promptLogprobs: 0, promptLogprobsFrom: from };
+      const rows: number[] = [];
+      for await (const event of engine.submit(request({ prompt: ids, maxTokens: 0, sampling })))
+        if (event.type === 'prompt') rows.push(...event.logprobs);
+      return rows;
+    };
+    const all = await ask(1);
+    const before = runner.computedTokens;
+    // Position 79 predicts token 80 and must be computed, so the block that it ends cannot be taken: four are.
+    expect(await ask(80)).toEqual(all.slice(79));
+    expect(runner.computedTokens - before).toBe(100 - 64);
+    // Two that differ behind a shared context compute it once.
+    const [a, b] = [7, 8].map((seed) =>
+      Int32Array.from([...prompt(64, random(9)), ...prompt(9, random(seed))]),
+    );
+    const start64 = runner.computedTokens;
+    const sampling = { ...GREEDY, promptLogprobs: 0, promptLogprobsFrom: 65 };
+    await Promise.all(
+      [a!, b!].map((prompt) => engine.submit(request({ prompt, maxTokens: 0, sampling })).result()),
+    );
+    expect(runner.computedTokens - start64).toBe(64 + 9 + 9);
+    await idle(engine);
+    engine.check();
+  });
+
   it('shares the prompt of n requests submitted at once', async () => {
     const { engine, runner } = start({}, { maxNumBatchedTokens: 32 });
     const ids = prompt(96, random(5));

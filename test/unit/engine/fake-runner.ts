@@ -170,9 +170,10 @@ export class FakeRunner implements ModelRunner {
     const { params, prompt } = state;
     let promptRows: StepOutput['prompt'] = null;
     if (params.promptLogprobs >= 0) {
-      const rows = Math.max(0, Math.min(end, prompt.length - 1) - position);
+      const first = Math.max(position, (params.promptLogprobsFrom ?? 1) - 1);
+      const rows = Math.max(0, Math.min(end, prompt.length - 1) - first);
       promptRows = {
-        logprobs: Float32Array.from({ length: rows }, (_, i) => promptLogprob(prompt, position + i)),
+        logprobs: Float32Array.from({ length: rows }, (_, i) => promptLogprob(prompt, first + i)),
         topIds: new Int32Array(rows * params.promptLogprobs),
         topLogprobs: new Float32Array(rows * params.promptLogprobs),
         k: params.promptLogprobs,
