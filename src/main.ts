@@ -149,6 +149,34 @@ Examples:
     )
     .action(async (options) => (await import('./cli/bench.js')).benchServeCommand(options));
 
+  bench
+    .command('kernels')
+    .argument('[MODEL]', 'take the matrices of a model instead of random ones')
+    .description(
+      'every kernel variant on real shapes, against the bandwidth and arithmetic measured in the same run',
+    )
+    .option('--shape <name>', 'shape of the random matrices: 135m, 1.1b, 7b, 8b', '1.1b')
+    .option('--sparsity <share>', 'zeros of the random matrices', '0.7')
+    .option('--matrices <list>', 'some of qkv,o,gate_up,down', 'gate_up,down')
+    .option('--formats <list>', 'some of f32,bf16,i8,i4g32,i4g128')
+    .option('--tokens <list>', 'tokens multiplied at once', '1,16,512')
+    .option('--weights <n>', 'elements of a matrix: layers are stacked until there are so many', '100000000')
+    .option('--rounds <n>', 'interleaved rounds', '3')
+    .option('--threads <n>', 'threads')
+    .option('--isa <name>', 'only the kernels of this instruction set')
+    .option('--json', 'one object')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  $ filigree bench kernels
+  $ filigree bench kernels --isa avx2 --formats f32,i8 --tokens 1
+  $ filigree bench kernels ./sparse70 --matrices down`,
+    )
+    .action(async (model, options) =>
+      (await import('./cli/bench-kernels.js')).benchKernelsCommand(model, options),
+    );
+
   program
     .command('inspect')
     .argument('[MODEL]', MODEL)

@@ -83,6 +83,12 @@ TensorDesc tensor_desc(const Field& entry) {
   return desc;
 }
 
+std::vector<std::string> file_paths(const Field& files) {
+  std::vector<std::string> paths;
+  for (const Field& file : files.items()) paths.push_back(file.string());
+  return paths;
+}
+
 ModelDescription model_description(const Field& manifest) {
   const Field config = manifest["config"];
   ModelDescription model;

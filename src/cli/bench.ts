@@ -2,6 +2,7 @@ import { writeFileSync } from 'node:fs';
 import type { BenchResult, Candidate, WeightFormat } from '../../bench/compare.js';
 import { FiligreeError } from '../errors.js';
 import type { ModelManifest } from '../model/manifest.js';
+import { progressLine } from './progress-line.js';
 
 export interface BenchOptions {
   shape?: string;
@@ -62,10 +63,7 @@ export async function benchCommand(model: string | undefined, options: BenchOpti
   const prompt = integer('--prompt', options.prompt, 1);
   const context = integer('--context', options.context, 1);
   const rounds = integer('--rounds', options.rounds, 1);
-  const say =
-    options.json || !process.stderr.isTTY
-      ? () => {}
-      : (line: string) => process.stderr.write(`\r\x1b[K${line}`);
+  const progress = progressLine(options.json);
 
   const manifests: { manifest: ModelManifest; sparsity: number }[] = options.shape
     ? sparsities.map((sparsity) => ({ manifest: randomModel(options.shape!, sparsity), sparsity }))
@@ -78,7 +76,7 @@ export async function benchCommand(model: string | undefined, options: BenchOpti
       const ways = Number.isNaN(sparsity) ? [false, true] : [sparsity > 0];
       for (const sparse of ways)
         for (const format of formats(options.formats)) {
-          say(`loading ${manifest.name} as ${format}${sparse ? ', sparse' : ', dense'}`);
+          progress.show(`loading ${manifest.name} as ${format}${sparse ? ', sparse' : ', dense'}`);
           const runner = await native.loadNativeRunner(manifest, {
             weights: format,
             // As other engines store 4-bit models: the head of the i8 and i4 rows is i4.
@@ -111,11 +109,11 @@ export async function benchCommand(model: string | undefined, options: BenchOpti
       rounds,
       measureBandwidth: (threads) => native.measureReadBandwidth(threads),
       onProgress: (done, total, what) =>
-        say(
+        progress.show(
           `round ${Math.floor(done / candidates.length) + 1} of ${rounds}: ${what} (${Math.round((100 * done) / total)} %)`,
         ),
     });
-    say('');
+    progress.end();
     if (options.json) process.stdout.write(`${JSON.stringify(result)}\n`);
     else process.stdout.write(`${report.table(result)}\n`);
     if (options.report) {
@@ -156,6 +154,7 @@ export async function benchServeCommand(options: BenchServeOptions): Promise<voi
   const concurrency = integer('--concurrency', options.concurrency, 1);
   const requests =
     options.requests === undefined ? concurrency * 4 : integer('--requests', options.requests, 1);
+  const progress = progressLine(options.json);
   const report = await runLoad({
     url: options.url,
     apiKey: options.apiKey,
@@ -170,11 +169,9 @@ export async function benchServeCommand(options: BenchServeOptions): Promise<voi
     goodTtft: numbers('--good-ttft', options.goodTtft, (v) => v > 0)[0]! / 1000,
     goodItl: numbers('--good-itl', options.goodItl, (v) => v > 0)[0]! / 1000,
     timeoutSeconds: 600,
-    onDone: (done) => {
-      if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${done}/${requests} requests`);
-    },
+    onDone: (done) => progress.show(`${done}/${requests} requests`),
   });
-  if (process.stderr.isTTY) process.stderr.write('\r\x1b[K');
+  progress.end();
   if (options.output) writeFileSync(options.output, `${JSON.stringify(report, null, 2)}\n`);
   if (options.json) {
     process.stdout.write(`${JSON.stringify(report)}\n`);

@@ -120,12 +120,42 @@ export interface ZeroCount {
   total: number;
 }
 
+export type KernelFormat = 'f32' | 'bf16' | 'i8' | 'i4g32' | 'i4g128';
+export type KernelLayout = 'dense' | 'bitmask' | 'slots16' | 'slots8';
+
+/** A packed matrix held to time kernels on it. */
+export interface KernelMatrix {
+  rows: number;
+  cols: number;
+  /** Elements stored: the nonzeros, or all of a dense layout. */
+  stored: number;
+  bytes: number;
+  /** Median seconds of one product with `tokens` random activations over `rounds` after one to warm up. */
+  measure(kernel: string, tokens: number, rounds: number): Promise<number>;
+  /** Frees the matrix; waits for a measurement in flight. */
+  close(): void;
+}
+
+export interface Peak {
+  /** Multiply-accumulates a second of all threads. */
+  macsPerSecond: number;
+  instruction: string;
+}
+
 export interface NativeAddon {
   Engine: new () => NativeEngine;
   cpuInfo(): NativeInfo;
   /** GB/s at which so many threads read memory, each its own bytes (256 MiB). */
   measureReadBandwidth(threads: number, bytesPerThread?: number, rounds?: number): Promise<number>;
   countZeros(tensor: TensorEntry, files: string[]): Promise<ZeroCount>;
+  /** Packs the rows of `tensors`, one after another, as one matrix. */
+  packKernelMatrix(
+    tensors: TensorEntry[],
+    files: string[],
+    options: { format: KernelFormat; layout: KernelLayout; threads: number },
+  ): Promise<KernelMatrix>;
+  /** The multiply unit that `format` runs on, on registers alone; null where only scalar code runs. */
+  measurePeak(format: KernelFormat, isa: string, threads: number): Promise<Peak | null>;
   /** Rows [row, row + count) of a tensor as f32, [count][columns]. */
   readRows(tensor: TensorEntry, files: string[], row: number, count: number): Promise<Float32Array>;
 }

@@ -4,12 +4,31 @@ import { BLOCK_SIZE } from '../engine/model-runner.js';
 import { FiligreeError } from '../errors.js';
 import type { ModelManifest, TensorEntry } from '../model/manifest.js';
 import { cacheFolder } from '../model/resolve.js';
-import type { KvChoice, NativeInfo, WeightChoice, ZeroCount } from './addon-types.js';
+import type {
+  KernelFormat,
+  KernelLayout,
+  KernelMatrix,
+  KvChoice,
+  NativeInfo,
+  Peak,
+  WeightChoice,
+  ZeroCount,
+} from './addon-types.js';
 import { loadAddon } from './load-addon.js';
 import { loadError } from './native-error.js';
 import { NativeRunner } from './native-runner.js';
 
-export type { KernelVariant, KvChoice, NativeInfo, WeightChoice, ZeroCount } from './addon-types.js';
+export type {
+  KernelFormat,
+  KernelLayout,
+  KernelMatrix,
+  KernelVariant,
+  KvChoice,
+  NativeInfo,
+  Peak,
+  WeightChoice,
+  ZeroCount,
+} from './addon-types.js';
 export { NativeRunner } from './native-runner.js';
 
 /** KV cache where nobody says how much: eight full contexts, at most this many bytes. */
@@ -97,6 +116,20 @@ export function measureReadBandwidth(threads: number): Promise<number> {
 /** Zeros of one tensor, counted row by row. */
 export function countZeros(tensor: TensorEntry, files: string[]): Promise<ZeroCount> {
   return loadAddon().countZeros(tensor, files);
+}
+
+/** The rows of `tensors`, one after another, packed as one matrix to time kernels on; close() frees it. */
+export function packKernelMatrix(
+  tensors: TensorEntry[],
+  files: string[],
+  options: { format: KernelFormat; layout: KernelLayout; threads: number },
+): Promise<KernelMatrix> {
+  return loadAddon().packKernelMatrix(tensors, files, options);
+}
+
+/** Multiply-accumulates a second of the unit that `format` runs on: the bound of prefill. */
+export function measurePeak(format: KernelFormat, isa: string, threads: number): Promise<Peak | null> {
+  return loadAddon().measurePeak(format, isa, threads);
 }
 
 /** Rows [row, row + count) of a tensor as f32, [count][columns]. */
