@@ -16,7 +16,7 @@ struct StepTask {
 
 constexpr size_t kEntryFields = 5;  // slot, position, tokens, blocks, sample
 constexpr size_t kOutputFields =
-    8;  // token, status, top, top_begin, prompt_rows, prompt_k, prompt_begin, prompt_top_begin
+    9;  // token, status, top, top_begin, prompt_rows, prompt_k, prompt_begin, prompt_top_begin, pooled
 
 std::shared_ptr<StepTask> step_task(const Napi::CallbackInfo& info) {
   auto task = std::make_shared<StepTask>();
@@ -61,7 +61,7 @@ Napi::Object to_js(Napi::Env env, const StepResult& result) {
     for (const int64_t field :
          {int64_t{o.token}, static_cast<int64_t>(o.status), int64_t{o.top}, static_cast<int64_t>(o.top_begin),
           int64_t{o.prompt_rows}, int64_t{o.prompt_k}, static_cast<int64_t>(o.prompt_begin),
-          static_cast<int64_t>(o.prompt_top_begin)}) {
+          static_cast<int64_t>(o.prompt_top_begin), int64_t{o.pooled}}) {
       outputs.push_back(static_cast<int32_t>(field));
     }
     logprobs.push_back(o.logprob);
@@ -74,6 +74,7 @@ Napi::Object to_js(Napi::Env env, const StepResult& result) {
   out.Set("promptLogprobs", to_float32(env, result.prompt_logprobs));
   out.Set("promptTopIds", to_int32(env, result.prompt_top_ids));
   out.Set("promptTopLogprobs", to_float32(env, result.prompt_top_logprobs));
+  out.Set("pooled", to_float32(env, result.pooled));
   out.Set("logits", to_float32(env, result.logits));
   return out;
 }
@@ -88,6 +89,7 @@ Napi::Object to_js(Napi::Env env, const EngineInfo& info) {
   const WeightStatistics& w = info.weights;
   auto out = Napi::Object::New(env);
   out.Set("vocabSize", number(info.limits.vocabulary));
+  out.Set("hiddenSize", number(info.hidden));
   out.Set("maxModelLen", number(info.limits.max_model_len));
   out.Set("numBlocks", number(info.limits.blocks));
   out.Set("maxSlots", number(info.limits.slots));

@@ -160,6 +160,8 @@ SamplingParams sampling_params(const Field& params, int64_t vocabulary) {
   out.logprobs = static_cast<int32_t>(params["logprobs"].integer(-1, 4096));
   out.prompt_logprobs = static_cast<int32_t>(params["promptLogprobs"].integer(-1, 4096));
   out.prompt_logprobs_from = static_cast<int32_t>(params["promptLogprobsFrom"].integer_or(1, 1, kInt32));
+  out.pooling = one_of<Pooling>(params["pooling"],
+                                {{"none", Pooling::none}, {"mean", Pooling::mean}, {"last", Pooling::last}});
   out.min_tokens = static_cast<int32_t>(params["minTokens"].integer(0, kInt32));
   out.suppressed_until_min = params["suppressedUntilMin"].ids(vocabulary);
   if (const Field allowed = params["allowedTokenIds"]; !allowed.absent())

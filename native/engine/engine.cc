@@ -80,9 +80,12 @@ Engine::Engine(const ModelDescription& model, const EngineOptions& options, cons
   chunks_.reserve(rows);
   logit_rows_.reserve(rows + static_cast<size_t>(options.max_slots));
   row_indices_.reserve(logit_rows);
+  pooled_rows_.reserve(rows);
+  state_.resize(config_.hidden);
 
   info_.threads = pool_.size();
   info_.isa = best_isa(cpu_);
+  info_.hidden = config_.hidden;
   info_.limits = {options.max_slots, static_cast<int32_t>(blocks), options.max_model_len,
                   options.max_batched_tokens, static_cast<int32_t>(config_.vocabulary)};
   info_.weights = weights_.statistics;
@@ -110,8 +113,10 @@ std::unique_ptr<Slot> Engine::make_slot(SamplingParams params, std::span<const i
   }
   std::vector<int32_t> kept;
   if (params.prompt_logprobs >= 0) kept.assign(prompt.begin(), prompt.end());
+  std::vector<double> pooled(params.pooling == Pooling::none ? 0 : config_.hidden);
   return std::make_unique<Slot>(
-      Slot{Sampler(std::move(params), prompt, output, config_.vocabulary, room - used), std::move(kept)});
+      Slot{Sampler(std::move(params), prompt, output, config_.vocabulary, room - used), std::move(kept),
+           prompt.size(), std::move(pooled)});
 }
 
 // Reserves each entry's place in the result.
@@ -119,6 +124,7 @@ void Engine::lay_out(const StepRecord& record, StepResult& result) {
   result.clear();
   result.outputs.resize(record.entries.size());
   size_t top = 0, prompt = 0, prompt_top = 0, sampled = 0;
+  int32_t pooled = 0;
   for (size_t i = 0; i < record.entries.size(); ++i) {
     const StepEntry& entry = record.entries[i];
     const Slot& slot = *slots_[static_cast<size_t>(entry.slot)];
@@ -128,6 +134,10 @@ void Engine::lay_out(const StepRecord& record, StepResult& result) {
       ++sampled;
       output.top_begin = top;
       top += static_cast<size_t>(std::max(0, params.logprobs));
+    }
+    if (!slot.pooled.empty() &&
+        static_cast<size_t>(entry.position) + entry.tokens.size() == slot.prompt_length) {
+      output.pooled = pooled++;
     }
     if (params.prompt_logprobs < 0) continue;
     const int64_t tokens = static_cast<int64_t>(entry.tokens.size());
@@ -145,6 +155,7 @@ void Engine::lay_out(const StepRecord& record, StepResult& result) {
   result.top_ids.resize(top);
   result.top_logprobs.resize(top);
   result.prompt_logprobs.resize(prompt);
+  result.pooled.resize(static_cast<size_t>(pooled) * config_.hidden);
   result.prompt_top_ids.resize(prompt_top);
   result.prompt_top_logprobs.resize(prompt_top);
   if (record.keep_logits) result.logits.resize(sampled * config_.vocabulary);
@@ -163,6 +174,7 @@ void Engine::step(const StepRecord& record, StepResult& result) {
   uint32_t rows = 0;
   chunks_.clear();
   logit_rows_.clear();
+  pooled_rows_.clear();
   for (uint32_t i = 0; i < record.entries.size(); ++i) {
     const StepEntry& entry = record.entries[i];
     const Slot& slot = *slots_[static_cast<size_t>(entry.slot)];
@@ -181,6 +193,10 @@ void Engine::step(const StepRecord& record, StepResult& result) {
         }
         if (entry.sample && j + 1 == total) logit_rows_.push_back({rows + j - done, i, -1, -1});
       }
+      if (!slot.pooled.empty() && static_cast<size_t>(position) < slot.prompt_length) {
+        const bool ends = done + count == total && result.outputs[i].pooled >= 0;
+        pooled_rows_.push_back({rows, count, i, ends});
+      }
       rows += count;
       done += count;
       if (rows == graph_->max_rows()) {
@@ -195,6 +211,7 @@ void Engine::step(const StepRecord& record, StepResult& result) {
 // Runs the chunks gathered so far and answers the rows that wait for logits.
 void Engine::run_rows(const StepRecord& record, StepResult& result) {
   graph_->forward(chunks_);
+  pool_rows(record, result);
   for (size_t begin = 0; begin < logit_rows_.size(); begin += graph_->max_logit_rows()) {
     const size_t count = std::min<size_t>(graph_->max_logit_rows(), logit_rows_.size() - begin);
     row_indices_.clear();
@@ -209,6 +226,28 @@ void Engine::run_rows(const StepRecord& record, StepResult& result) {
   }
   chunks_.clear();
   logit_rows_.clear();
+  pooled_rows_.clear();
+}
+
+// Sums in double and in the order of positions: the embedding is the same however its prompt was cut into chunks.
+void Engine::pool_rows(const StepRecord& record, StepResult& result) {
+  for (const PooledRows& rows : pooled_rows_) {
+    Slot& slot = *slots_[static_cast<size_t>(record.entries[rows.entry].slot)];
+    const bool mean = slot.sampler.params().pooling == Pooling::mean;
+    for (uint32_t row = mean ? 0 : rows.count - 1; row < rows.count; ++row) {
+      if (!mean && !rows.ends_prompt) break;
+      graph_->final_state(rows.row + row, state_.data());
+      for (uint32_t i = 0; i < config_.hidden; ++i) slot.pooled[i] += static_cast<double>(state_[i]);
+    }
+    if (!rows.ends_prompt) continue;
+    StepOutput& output = result.outputs[rows.entry];
+    float* out = result.pooled.data() + static_cast<size_t>(output.pooled) * config_.hidden;
+    const double count = mean ? static_cast<double>(slot.prompt_length) : 1.0;
+    for (uint32_t i = 0; i < config_.hidden; ++i) {
+      out[i] = static_cast<float>(slot.pooled[i] / count);
+      if (!std::isfinite(out[i])) output.status = RowStatus::non_finite_logits;
+    }
+  }
 }
 
 void Engine::finish_row(const LogitRow& row, const float* logits, int thread, const StepRecord& record,

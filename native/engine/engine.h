@@ -27,6 +27,7 @@ struct EngineInfo {
   int threads = 0;
   std::string isa;
   StepLimits limits;
+  uint32_t hidden = 0;  // columns of a final state
   WeightStatistics weights;
   std::vector<std::string> warnings;
   uint64_t kv_bytes = 0, kv_bytes_per_token = 0, workspace_bytes = 0;
@@ -36,6 +37,8 @@ struct EngineInfo {
 struct Slot {
   Sampler sampler;
   std::vector<int32_t> prompt;  // kept only where prompt log-probabilities are wanted
+  size_t prompt_length = 0;
+  std::vector<double> pooled;  // sum of the prompt's final states so far, [hidden]; empty unless pooled
 };
 
 // A model in memory with its cache and samplers. Not thread-safe but for make_slot(): one thread owns it (see
@@ -70,9 +73,16 @@ class Engine {
     int32_t target;        // token whose log-probability is wanted, prompt rows only
   };
 
+  // Rows of one entry whose final states are pooled, in the order of their positions.
+  struct PooledRows {
+    uint32_t row, count, entry;
+    bool ends_prompt;
+  };
+
   Engine(const ModelDescription& model, const EngineOptions& options, const LoadProgress& progress);
   void lay_out(const StepRecord& record, StepResult& result);
   void run_rows(const StepRecord& record, StepResult& result);
+  void pool_rows(const StepRecord& record, StepResult& result);
   void finish_row(const LogitRow& row, const float* logits, int thread, const StepRecord& record,
                   StepResult& result);
 
@@ -90,6 +100,8 @@ class Engine {
   std::vector<Chunk> chunks_;
   std::vector<LogitRow> logit_rows_;
   std::vector<uint32_t> row_indices_;
+  std::vector<PooledRows> pooled_rows_;
+  std::vector<float> state_;  // [hidden]
 };
 
 }  // namespace filigree

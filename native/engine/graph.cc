@@ -290,6 +290,12 @@ void Graph::ffn_layer(const LayerWeights& layer, uint32_t rows) {
   });
 }
 
+void Graph::final_state(uint32_t row, float* out) const {
+  const ModelConfig& c = config_;
+  norm_.rms_norm(hidden_.as<float>() + size_t{row} * c.hidden, weights_.final_norm.data(), c.norm_eps,
+                 c.hidden, out);
+}
+
 const float* Graph::logits(std::span<const uint32_t> rows) {
   const ModelConfig& c = config_;
   const uint32_t count = static_cast<uint32_t>(rows.size());

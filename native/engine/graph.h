@@ -43,6 +43,9 @@ class Graph {
   // Logits [rows.size()][vocabulary] of rows of the last forward(), at most max_logit_rows.
   const float* logits(std::span<const uint32_t> rows);
 
+  // The final hidden state [hidden], after the last norm, of a row of the last forward().
+  void final_state(uint32_t row, float* out) const;
+
   uint32_t max_rows() const { return max_rows_; }
   uint32_t max_logit_rows() const { return max_logit_rows_; }
   size_t workspace_bytes() const;

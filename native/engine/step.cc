@@ -19,6 +19,7 @@ void StepResult::clear() {
   prompt_logprobs.clear();
   prompt_top_ids.clear();
   prompt_top_logprobs.clear();
+  pooled.clear();
   logits.clear();
 }
 

@@ -39,6 +39,7 @@ struct StepOutput {
   int32_t prompt_rows = 0;      // positions from there on whose next token is in the prompt
   int32_t prompt_k = -1;        // -1: prompt log-probabilities were not asked for
   size_t prompt_begin = 0;      // first of prompt_logprobs
+  int32_t pooled = -1;          // row of `pooled` that is this entry's; -1: its prompt does not end here
   size_t prompt_top_begin = 0;  // first of prompt_top_*: [prompt_rows][prompt_k]
 };
 
@@ -50,6 +51,7 @@ struct StepResult {
   std::vector<float> prompt_logprobs;
   std::vector<int32_t> prompt_top_ids;
   std::vector<float> prompt_top_logprobs;
+  std::vector<float> pooled;  // [entries whose prompt ends here and is pooled][hidden]
   std::vector<float> logits;  // [sampled entries][vocabulary] with keep_logits
 
   void clear();

@@ -356,10 +356,11 @@ export class Engine extends EventEmitter<EngineEvents> {
   }
 
   private deliver(updates: SequenceUpdate[]): void {
-    for (const { sequence, prompt, token } of updates) {
+    for (const { sequence, prompt, pooled, token } of updates) {
       const generation = this.tracked.get(sequence)?.generation;
       if (generation === undefined) continue;
       if (prompt !== null) generation.push({ type: 'prompt', ...prompt });
+      if (pooled !== null) generation.push({ type: 'pooled', state: pooled });
       if (token !== null) {
         // Only the last token of an output can have ended it, and nothing is sampled after it.
         const isStop = sequence.finishReason === 'stop';

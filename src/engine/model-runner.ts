@@ -26,6 +26,8 @@ export interface SamplingParams {
    * may come from the prefix cache and costs no logits.
    */
   promptLogprobsFrom?: number;
+  /** Whether the prompt's final hidden states are wanted: their mean, or that of the last token. */
+  pooling: 'none' | 'mean' | 'last';
   /** Until so many tokens are sampled, `suppressedUntilMin` cannot be. */
   minTokens: number;
   suppressedUntilMin: number[];
@@ -47,6 +49,7 @@ export const GREEDY: Readonly<SamplingParams> = Object.freeze({
   seed: 0n,
   logprobs: -1,
   promptLogprobs: -1,
+  pooling: 'none',
   minTokens: 0,
   suppressedUntilMin: [],
   allowedTokenIds: null,
@@ -105,6 +108,8 @@ export interface StepOutput {
   logprob: number;
   top: TopLogprobs | null;
   prompt: PromptLogprobs | null;
+  /** [hiddenSize], in the step that ends a pooled prompt. */
+  pooled: Float32Array | null;
   /** Set when this row alone failed. */
   error: RowError | null;
 }
@@ -117,6 +122,8 @@ export const BLOCK_SIZE = 16;
 
 export interface RunnerInfo {
   vocabSize: number;
+  /** Numbers of a final hidden state. */
+  hiddenSize: number;
   maxModelLen: number;
   blockSize: 16;
   numBlocks: number;

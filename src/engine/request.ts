@@ -25,6 +25,12 @@ export interface PromptEvent extends PromptLogprobs {
   type: 'prompt';
 }
 
+/** The prompt's pooled final hidden state, [hiddenSize], where `sampling.pooling` asked for it. */
+export interface PooledEvent {
+  type: 'pooled';
+  state: Float32Array;
+}
+
 export interface TokenEvent {
   type: 'token';
   token: number;
@@ -58,4 +64,4 @@ export interface FinishEvent {
   timings: RequestTimings;
 }
 
-export type GenerationEvent = PromptEvent | TokenEvent | FinishEvent;
+export type GenerationEvent = PromptEvent | PooledEvent | TokenEvent | FinishEvent;

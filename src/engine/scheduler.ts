@@ -45,6 +45,7 @@ export interface Schedule {
 export interface SequenceUpdate {
   sequence: Sequence;
   prompt: PromptLogprobs | null;
+  pooled: Float32Array | null;
   /** Null when the step sampled nothing. */
   token: { id: number; logprob: number; top: TopLogprobs | null } | null;
 }
@@ -185,7 +186,7 @@ export class Scheduler {
       if (output.error !== null) {
         if (output.error === 'non_finite_logits') this.blocks.distrust(sequence.table);
         this.fail(sequence, new FiligreeError(output.error, ROW_ERRORS[output.error]));
-        updates.push({ sequence, prompt: null, token: null });
+        updates.push({ sequence, prompt: null, pooled: null, token: null });
         continue;
       }
       sequence.advance(output, entry.tokens.length, entry.sample);
@@ -193,8 +194,9 @@ export class Scheduler {
       const prompt = sequence.takePromptLogprobs();
       const token = entry.sample ? { id: output.token, logprob: output.logprob, top: output.top } : null;
       if (sequence.finishReason !== null) this.depart(sequence);
-      if (prompt !== null || token !== null || sequence.finishReason !== null) {
-        updates.push({ sequence, prompt, token });
+      const { pooled } = output;
+      if (prompt !== null || pooled !== null || token !== null || sequence.finishReason !== null) {
+        updates.push({ sequence, prompt, pooled, token });
       }
     }
     return updates;

@@ -35,6 +35,7 @@ export class Sequence {
   length: number;
   private promptRows: PromptLogprobs[] = [];
   private promptReported: boolean;
+  private readonly pooled: boolean;
 
   constructor(
     readonly request: GenerateRequest,
@@ -49,6 +50,7 @@ export class Sequence {
     this.ids = new Int32Array(this.length + 64);
     this.ids.set(request.prompt);
     this.promptReported = request.sampling.promptLogprobs < 0;
+    this.pooled = request.sampling.pooling !== 'none';
   }
 
   get promptLength(): number {
@@ -87,9 +89,10 @@ export class Sequence {
 
   /**
    * Leading tokens that the prefix cache may serve. Log-probabilities of the prompt need the positions that predict
-   * them computed, so until they are reported the cache ends before the first of these.
+   * them computed, so until they are reported the cache ends before the first of these; pooling needs all.
    */
   get cacheable(): number {
+    if (this.pooled) return 0;
     return this.promptReported ? this.length : (this.request.sampling.promptLogprobsFrom ?? 1) - 1;
   }
 

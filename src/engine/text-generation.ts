@@ -100,7 +100,7 @@ export class TextGeneration {
       for await (const event of this.generation) {
         if (event.type === 'prompt') this.prompt = event;
         else if (event.type === 'finish') this.finish(event);
-        else if (this.stoppedBy === null) {
+        else if (event.type === 'token' && this.stoppedBy === null) {
           this.outputTokens++;
           this.cumulativeLogprob += event.logprob;
           this.pendingTokens.push({ id: event.token, logprob: event.logprob, top: event.top });

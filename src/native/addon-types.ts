@@ -49,6 +49,7 @@ export const OUTPUT_FIELDS = [
   'promptK',
   'promptBegin',
   'promptTopBegin',
+  'pooled',
 ] as const;
 
 /** `status` of an output. */
@@ -64,6 +65,8 @@ export interface NativeStepResult {
   promptLogprobs: Float32Array;
   promptTopIds: Int32Array;
   promptTopLogprobs: Float32Array;
+  /** [entries whose prompt ends here and is pooled][hidden]; an output's `pooled` is its row, or -1. */
+  pooled: Float32Array;
   /** [sampled entries][vocabulary], only with `keepLogits`. */
   logits: Float32Array;
 }

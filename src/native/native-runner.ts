@@ -33,14 +33,19 @@ export class NativeRunner implements ModelRunner {
   }
 
   async step(record: StepRecord): Promise<StepOutput[]> {
-    return unflatten(record, await this.run(record, false), (slot) => this.withLogprobs.has(slot));
+    return unflatten(
+      record,
+      await this.run(record, false),
+      (slot) => this.withLogprobs.has(slot),
+      this.info.hiddenSize,
+    );
   }
 
   /** As step(), with the raw logits of every sampled entry, [sampled][vocabSize]: for tests and evaluation. */
   async stepWithLogits(record: StepRecord): Promise<{ outputs: StepOutput[]; logits: Float32Array }> {
     const result = await this.run(record, true);
     return {
-      outputs: unflatten(record, result, (slot) => this.withLogprobs.has(slot)),
+      outputs: unflatten(record, result, (slot) => this.withLogprobs.has(slot), this.info.hiddenSize),
       logits: result.logits,
     };
   }

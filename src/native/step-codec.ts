@@ -65,6 +65,7 @@ export function unflatten(
   record: StepRecord,
   result: NativeStepResult,
   wantsTop: (slot: number) => boolean,
+  hiddenSize: number,
 ): StepOutput[] {
   return record.entries.map((entry, i) => {
     const field = i * OUTPUT_FIELDS.length;
@@ -91,6 +92,9 @@ export function unflatten(
       };
     }
     const error = ROW_ERROR[status] ?? null;
-    return { slot: entry.slot, token, logprob: result.logprobs[i]!, top, prompt, error };
+    const row = number(8);
+    const size = row < 0 ? 0 : hiddenSize;
+    const pooled = row < 0 ? null : result.pooled.slice(row * size, (row + 1) * size);
+    return { slot: entry.slot, token, logprob: result.logprobs[i]!, top, prompt, pooled, error };
   });
 }

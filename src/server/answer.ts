@@ -2,7 +2,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Call, Exchange } from './exchange.js';
 import { unknownParameters } from './schemas/unknown.js';
 import type { Service } from './service.js';
-import { sendEvents } from './sse.js';
+import { CHUNKS, type EventFormat, sendEvents } from './sse.js';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -18,6 +18,7 @@ export async function answer(
   reply: FastifyReply,
   schema: object,
   start: (call: Call) => Promise<Exchange>,
+  format: EventFormat = CHUNKS,
 ): Promise<void> {
   const leave = service.lifecycle.enter();
   const { raw } = reply;
@@ -34,7 +35,8 @@ export async function answer(
     if (unknown.length > 0) request.log.warn({ parameters: unknown }, 'unknown parameters are ignored');
     exchange = await start({ requestId: request.id, arrival: request.arrival });
     if (gone) exchange.cancel();
-    if (body.stream) await sendEvents(reply, exchange.chunks());
+    const streams = 'stream' in (schema as { properties: object }).properties && body.stream;
+    if (streams) await sendEvents(reply, exchange.chunks(), format);
     else {
       const response = await exchange.response();
       await reply.send(response);

@@ -15,12 +15,15 @@ import Fastify, {
 import type { TSchema } from 'typebox';
 import { FiligreeError } from '../errors.js';
 import { chooseProtocol, KeyRing, presentedKey } from './auth.js';
-import { asFiligreeError, clientErrorAnswer, errorBody, registerErrors } from './http-errors.js';
+import { asFiligreeError, clientErrorAnswer, errorBodyFor, registerErrors } from './http-errors.js';
 import { registerJson } from './json-body.js';
 import { chatRoutes } from './routes/chat.js';
 import { completionRoutes } from './routes/completions.js';
+import { embeddingRoutes } from './routes/embeddings.js';
+import { messageRoutes } from './routes/messages.js';
 import { modelRoutes } from './routes/models.js';
 import { operationRoutes } from './routes/operations.js';
+import { responseRoutes } from './routes/responses.js';
 import { streamRoutes } from './routes/stream.js';
 import { tokenRoutes } from './routes/tokens.js';
 import { validator } from './schemas/validate.js';
@@ -68,7 +71,7 @@ function createApp(options: ServerOptions) {
       (reply as FastifyReply)
         .code(known.info.status)
         .type('application/json; charset=utf-8')
-        .send(errorBody(known));
+        .send(errorBodyFor(request, known));
     },
     clientErrorHandler(error, socket) {
       if (socket.writable && error.code !== 'ECONNRESET') socket.write(clientErrorAnswer(error.code));
@@ -176,6 +179,9 @@ export async function buildApp(service: Service, options: ServerOptions = {}): P
     modelRoutes(api, service);
     chatRoutes(api, service);
     completionRoutes(api, service);
+    embeddingRoutes(api, service);
+    responseRoutes(api, service);
+    messageRoutes(api, service);
     tokenRoutes(api, service);
     streamRoutes(api, service, {
       maxRequests: options.maxRequestsPerSocket ?? DEFAULT_REQUESTS_PER_SOCKET,

@@ -121,5 +121,5 @@ export async function startChat(service: Service, body: ChatBody, call: Call): P
     };
   }
 
-  return { id: base.id, chunks, response, cancel: () => batch.cancel() };
+  return { id: base.id, chunks, response, cancel: () => batch.cancel(), promptTokens: prompt.length };
 }

@@ -1,5 +1,6 @@
 import type { TextDelta, TextGeneration } from '../engine/text-generation.js';
 import { FiligreeError } from '../errors.js';
+import { type Infill, infillOf } from '../tokenizer/index.js';
 import {
   type Call,
   collect,
@@ -16,7 +17,7 @@ import {
   CompletionLogprobWriter,
   promptLogprobs,
 } from './logprobs.js';
-import { checkTokenIds, encodeText, truncated } from './prompt.js';
+import { readPrompts, refuseHopeless } from './prompt.js';
 import { answerBudget, planSampling } from './sampling.js';
 import type { CompletionBody } from './schemas/completions.js';
 import { resolveName, type Service } from './service.js';
@@ -29,38 +30,49 @@ interface Prompt extends PromptPlan {
   text: string;
 }
 
-async function readPrompts(service: Service, body: CompletionBody): Promise<Prompt[]> {
-  const { prompt } = body;
-  const batch = Array.isArray(prompt) && typeof prompt[0] !== 'number';
-  const items = (batch ? prompt : [prompt]) as (string | number[])[];
-  const wanted = body.max_tokens ?? null;
-  const prompts: Prompt[] = [];
-  for (const [i, item] of items.entries()) {
-    const param = batch ? `prompt[${i}]` : 'prompt';
-    if (typeof item !== 'string') checkTokenIds(service, item, param);
-    const all =
-      typeof item === 'string'
-        ? await encodeText(service, item, body.add_special_tokens ?? true, param)
-        : item;
-    const ids = truncated(service, all, body.truncate_prompt_tokens);
-    const skipSpecial = body.skip_special_tokens ?? true;
-    const text =
-      typeof item === 'string' && ids.length === all.length
-        ? item
-        : body.echo
-          ? service.model.tokenizer.decode(ids, { skipSpecial })
-          : '';
-    const maxTokens = answerBudget(
+/** The prompts of a request, each with the tokens that its answer may have. */
+async function plannedPrompts(
+  service: Service,
+  body: CompletionBody,
+  infill: Infill | null,
+): Promise<Prompt[]> {
+  if (infill !== null) {
+    const text = body.prompt as string;
+    refuseHopeless(service, text.length + (body.suffix?.length ?? 0), 'prompt');
+    const ids = infill.encode(text, body.suffix as string);
+    const wanted = body.max_tokens ?? null;
+    const least = body.min_tokens ?? 0;
+    const maxTokens = answerBudget(service, ids.length, wanted, DEFAULT_MAX_TOKENS, least, 'prompt');
+    return [{ ids: Int32Array.from(ids), text, maxTokens }];
+  }
+  const prompts = await readPrompts(service, body.prompt, 'prompt', {
+    addSpecial: body.add_special_tokens ?? true,
+    truncate: body.truncate_prompt_tokens,
+  });
+  const skipSpecial = body.skip_special_tokens ?? true;
+  return prompts.map(({ ids, text }) => ({
+    ids: Int32Array.from(ids),
+    text: text ?? (body.echo ? service.model.tokenizer.decode(ids, { skipSpecial }) : ''),
+    maxTokens: answerBudget(
       service,
       ids.length,
-      wanted,
+      body.max_tokens ?? null,
       DEFAULT_MAX_TOKENS,
       body.min_tokens ?? 0,
       'prompt',
-    );
-    prompts.push({ ids: Int32Array.from(ids), maxTokens, text });
-  }
-  return prompts;
+    ),
+  }));
+}
+
+/** @throws FiligreeError where the model or the rest of the request knows no infill */
+function infillFor(service: Service, body: CompletionBody): Infill {
+  const refuse = (message: string) =>
+    new FiligreeError('unsupported_value', `'suffix': ${message}`, { param: 'suffix' });
+  const infill = infillOf(service.model.tokenizer);
+  if (infill === null) throw refuse('this model has no infill tokens');
+  if (typeof body.prompt !== 'string') throw refuse("needs a 'prompt' that is one text");
+  if (typeof body.truncate_prompt_tokens === 'number') throw refuse("excludes 'truncate_prompt_tokens'");
+  return infill;
 }
 
 /** Mean log-probability of a token: what `best_of` ranks by. */
@@ -80,10 +92,7 @@ export async function startCompletion(service: Service, body: CompletionBody, ca
     new FiligreeError('invalid_value', `'${param}' ${message}`, { param });
   if (bestOf < n) throw invalid('best_of', `is ${bestOf}, fewer than 'n', which is ${n}`);
   if (bestOf > n && body.stream) throw invalid('best_of', "cannot be streamed beyond 'n'");
-  if (body.suffix)
-    throw new FiligreeError('unsupported_value', "'suffix': this model has no infill tokens", {
-      param: 'suffix',
-    });
+  const infill = body.suffix ? infillFor(service, body) : null;
 
   const top = body.logprobs ?? -1;
   const wantsLogprobs = top >= 0;
@@ -92,11 +101,11 @@ export async function startCompletion(service: Service, body: CompletionBody, ca
   service.engine.assertAccepts();
   const plan = planSampling(
     service,
-    body,
+    infill === null ? body : { ...body, stop_token_ids: [...(body.stop_token_ids ?? []), ...infill.stopIds] },
     bestOf > n ? Math.max(top, 0) : top,
     Math.max(echoLogprobs, body.prompt_logprobs ?? -1),
   );
-  const prompts = await readPrompts(service, body);
+  const prompts = await plannedPrompts(service, body, infill);
   const base = envelope(service, 'cmpl', body.request_id, model);
   const batch = submitBatch(service, plan, prompts, bestOf, call, {
     id: base.id,

@@ -17,6 +17,23 @@ export interface Exchange {
   /** The whole answer. */
   response(): Promise<object>;
   cancel(): void;
+  /** Tokens of the prompt, where the exchange is a conversation. */
+  promptTokens?: number;
+}
+
+/** What one chunk of `startChat`'s exchange holds, as far as other dialects read it. */
+export interface ChatChunk {
+  choices: {
+    index: number;
+    delta: {
+      content?: string | null;
+      tool_calls?: { index: number; id?: string; function?: { name?: string; arguments?: string } }[];
+    };
+    logprobs?: { content: object[] } | null;
+    finish_reason?: string | null;
+    stop_reason?: string | number | null;
+  }[];
+  usage?: Usage | null;
 }
 
 /** What the transport knows of a request. */

@@ -39,12 +39,35 @@ export function errorBody(error: FiligreeError): ErrorBody {
   return { error: { message, type, param: error.param, code: local ? 'internal_error' : error.code } };
 }
 
+/** Anthropic's `error.type` by status. */
+const ANTHROPIC_TYPES: Record<number, string> = {
+  401: 'authentication_error',
+  404: 'not_found_error',
+  413: 'request_too_large',
+  429: 'rate_limit_error',
+  500: 'api_error',
+  503: 'overloaded_error',
+};
+
+/** Anthropic's error shape. */
+export function anthropicErrorBody(error: FiligreeError, requestId: string | null = null): object {
+  const type = ANTHROPIC_TYPES[error.info.status] ?? 'invalid_request_error';
+  return { type: 'error', error: { type, message: errorBody(error).error.message }, request_id: requestId };
+}
+
+/** The body in the dialect of the route: Anthropic's under `/v1/messages`, else OpenAI's. */
+export function errorBodyFor(request: Pick<FastifyRequest, 'url' | 'id'>, error: FiligreeError): object {
+  return /^\/v1\/messages(?:[/?]|$)/.test(request.url)
+    ? anthropicErrorBody(error, request.id)
+    : errorBody(error);
+}
+
 function send(request: FastifyRequest, reply: FastifyReply, error: FiligreeError): FastifyReply {
   const { status } = error.info;
   if (status >= 500 && error.info.local) request.log.error({ err: error.cause ?? error }, 'request failed');
   if (status === 429 || status === 503) void reply.header('retry-after', String(error.retryAfter ?? 1));
   if (status === 401) void reply.header('www-authenticate', 'Bearer');
-  return reply.code(status).type('application/json; charset=utf-8').send(errorBody(error));
+  return reply.code(status).type('application/json; charset=utf-8').send(errorBodyFor(request, error));
 }
 
 /** Answers every failure of every route in OpenAI's shape: refusals, our own faults, unknown routes. */

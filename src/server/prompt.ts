@@ -28,7 +28,7 @@ function maxTokenBytes(service: Service): number {
  * Refuses text that cannot fit before spending time on it: a token stands for a bounded number of bytes, and a
  * character takes at least one.
  */
-function refuseHopeless(service: Service, characters: number, param: string): void {
+export function refuseHopeless(service: Service, characters: number, param: string): void {
   const { maxModelLen } = service.engine.info;
   if (characters <= maxModelLen || characters <= maxModelLen * maxTokenBytes(service)) return;
   throw new FiligreeError(
@@ -150,6 +150,37 @@ export async function encodeText(
       param,
     },
   );
+}
+
+export interface ReadPrompt {
+  ids: number[];
+  /** The text it was, where nothing was cut off. */
+  text: string | null;
+  /** As the client spelled its place: `prompt`, `input[3]`. */
+  param: string;
+}
+
+/**
+ * A text, token ids, or a batch of either, as ids.
+ * @throws FiligreeError naming the item
+ */
+export async function readPrompts(
+  service: Service,
+  input: string | number[] | string[] | number[][],
+  name: string,
+  options: { addSpecial: boolean; truncate: number | null | undefined },
+): Promise<ReadPrompt[]> {
+  const batch = Array.isArray(input) && typeof input[0] !== 'number';
+  const items = (batch ? input : [input]) as (string | number[])[];
+  const prompts: ReadPrompt[] = [];
+  for (const [i, item] of items.entries()) {
+    const param = batch ? `${name}[${i}]` : name;
+    if (typeof item !== 'string') checkTokenIds(service, item, param);
+    const all = typeof item === 'string' ? await encodeText(service, item, options.addSpecial, param) : item;
+    const ids = truncated(service, all, options.truncate);
+    prompts.push({ ids, text: typeof item === 'string' && ids.length === all.length ? item : null, param });
+  }
+  return prompts;
 }
 
 /** @throws FiligreeError where an id is outside the vocabulary */

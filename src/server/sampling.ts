@@ -104,6 +104,7 @@ export function planSampling(
     logitBias: logitBias(body.logit_bias ?? {}, vocabSize),
     logprobs,
     promptLogprobs,
+    pooling: 'none',
     minTokens,
     suppressedUntilMin: minTokens > 0 ? stopTokenIds : [],
     allowedTokenIds: allowed,

@@ -125,7 +125,8 @@ async function run(config: Case): Promise<{ outcomes: Outcome[]; engine: Engine;
     for await (const event of generation) {
       if (event.type === 'prompt') outcome.promptRows = [...event.logprobs];
       else if (event.type === 'finish') outcome.finish = event;
-      else if (outcome.tokens!.push(event.token) === cancelAfter) generation.cancel();
+      else if (event.type === 'token' && outcome.tokens!.push(event.token) === cancelAfter)
+        generation.cancel();
     }
     return outcome as Outcome;
   }

@@ -12,6 +12,9 @@
 
 namespace filigree {
 
+// What an embedding is made of: all positions of the prompt, or its last.
+enum class Pooling : uint8_t { none, mean, last };
+
 // What a request asks of its sampler; names and meanings are vLLM's. Everything here has been validated by the layer above
 // except token ids, which create_sampler checks against the vocabulary.
 struct SamplingParams {
@@ -27,6 +30,7 @@ struct SamplingParams {
   int32_t logprobs = -1;             // -1 none; k: of the chosen token and of the k likeliest
   int32_t prompt_logprobs = -1;      // likewise; not used here, carried for the engine
   int32_t prompt_logprobs_from = 1;  // first token of the prompt whose log-probability is wanted; likewise
+  Pooling pooling = Pooling::none;   // likewise carried
   int32_t min_tokens = 0;
   std::vector<int32_t> suppressed_until_min;              // end and stop ids
   std::optional<std::vector<int32_t>> allowed_token_ids;  // nothing else may be chosen

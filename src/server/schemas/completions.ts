@@ -20,7 +20,7 @@ export const completionBody = Type.Object(
     }),
     echo: boolean('Begin the text with the prompt; with `logprobs`, its log-probabilities too.'),
     best_of: integer('Write so many, return the `n` most likely per token.', { minimum: 1, maximum: 128 }),
-    suffix: string('Refused: no model served so far has infill tokens that are used.'),
+    suffix: string('Text after the gap: the answer fills it. 400 where the model has no infill tokens.'),
     add_special_tokens: boolean("The tokenizer's own BOS before a text prompt (default true)."),
   },
   { additionalProperties: true, title: 'CompletionRequest' },

@@ -55,6 +55,7 @@ export class FakeRunner implements ModelRunner {
     this.chain = new Int32Array(numBlocks * BLOCK_SIZE);
     this.info = {
       vocabSize: VOCAB,
+      hiddenSize: 8,
       maxModelLen: options.maxModelLen ?? 512,
       blockSize: 16,
       numBlocks,
@@ -186,6 +187,7 @@ export class FakeRunner implements ModelRunner {
         logprob: 0,
         top: null,
         prompt: null,
+        pooled: null,
         error: this.options.poisonError ?? 'non_finite_logits',
       };
     }
@@ -195,7 +197,7 @@ export class FakeRunner implements ModelRunner {
       token = nextToken(last, params.seed, state.history.length - prompt.length);
       state.history.push(token);
     }
-    return { slot, token, logprob: -1, top: null, prompt: promptRows, error: null };
+    return { slot, token, logprob: -1, top: null, prompt: promptRows, pooled: null, error: null };
   }
 }
 

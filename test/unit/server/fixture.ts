@@ -103,6 +103,14 @@ interface Slot {
   generated: number;
 }
 
+/** What the fake model's hidden state is: the sum of the ids, their number, the last id and a constant. */
+export function pooledState(prompt: Int32Array, pooling: 'mean' | 'last'): Float32Array {
+  const last = prompt.at(-1) as number;
+  if (pooling === 'last') return Float32Array.of(last, 1, last, 1);
+  const sum = prompt.reduce((a, b) => a + b, 0);
+  return Float32Array.of(sum / prompt.length, 1, last / prompt.length, 1);
+}
+
 /** A model without arithmetic: scripted tokens, log-probabilities that can be checked, steps that can be slowed. */
 export class FakeRunner implements ModelRunner {
   readonly info: RunnerInfo;
@@ -119,6 +127,7 @@ export class FakeRunner implements ModelRunner {
   ) {
     this.info = {
       vocabSize: VOCAB,
+      hiddenSize: 4,
       maxModelLen: 512,
       blockSize: 16,
       numBlocks: 512,
@@ -162,6 +171,7 @@ export class FakeRunner implements ModelRunner {
         logprob: 0,
         top: null,
         prompt: null,
+        pooled: null,
         error: null,
       };
       const rows = Math.min(entry.tokens.length, prompt.length - 1 - entry.position);
@@ -181,6 +191,8 @@ export class FakeRunner implements ModelRunner {
           k,
         };
       }
+      if (params.pooling !== 'none' && entry.position + entry.tokens.length === prompt.length)
+        output.pooled = pooledState(prompt, params.pooling);
       if (!entry.sample) return output;
       const token = this.script(prompt, slot.generated, params.temperature === 0 ? 0n : params.seed);
       slot.generated++;
