@@ -1,15 +1,5 @@
-import type { ModelRunner } from '../src/engine/model-runner.js';
-import { measureDecode, measurePrefill, median, type Stretch, tokensPerSecond } from './measure.js';
-
-export type WeightFormat = 'f32' | 'bf16' | 'i8' | 'i4';
-
-/** One candidate of the comparison, loaded. */
-export interface Candidate {
-  format: WeightFormat;
-  /** Stored sparse (true) or expanded to dense. */
-  sparse: boolean;
-  runner: ModelRunner;
-}
+import type { Contestant, PointResult } from './contestant.js';
+import { median, tokensPerSecond } from './measure.js';
 
 export interface Machine {
   cpu: string;
@@ -28,13 +18,16 @@ export interface BenchRow {
   batch: number;
   prefill_tps: number;
   decode_tps: number;
-  /** Weight and KV bytes read a second while decoding. */
-  decode_gbps: number;
+  /** Weight and KV bytes read a second while decoding; null for an engine whose bytes are not known. */
+  decode_gbps: number | null;
   /** Decode speed over dense f32 of the same model, batch and rounds; null without that row. */
   x_dense_f32: number | null;
   prefill_x_dense_f32: number | null;
-  /** Share of the measured read bandwidth that decoding at batch 1 reaches. */
-  x_bound: number;
+  /** Share of the measured read bandwidth that decoding reaches. */
+  x_bound: number | null;
+  /** Ours over the fastest peer at that batch; null for peers, and where none ran. */
+  x_best_peer: number | null;
+  prefill_x_best_peer: number | null;
 }
 
 export interface BenchResult {
@@ -58,77 +51,74 @@ export interface CompareOptions {
   onProgress?: (done: number, total: number, what: string) => void;
 }
 
-interface Samples {
-  prefill: Stretch[];
-  decode: Map<number, Stretch[]>;
+interface Measured extends Contestant {
+  rounds: PointResult[];
 }
 
-export const candidateName = (c: Pick<Candidate, 'format' | 'sparse'>): string =>
-  `${c.format}${c.sparse ? ' sparse' : ' dense'}`;
-
 /**
- * Interleaves: every round measures every candidate once, and the machine's bandwidth beside them, so that a slow
+ * Interleaves: every round measures every contestant once, and the machine's bandwidth beside them, so that a slow
  * minute of a shared machine hits all of them; ratios are formed within a round.
  */
-export async function compare(candidates: Candidate[], options: CompareOptions): Promise<BenchResult> {
-  const samples = candidates.map(
-    (): Samples => ({ prefill: [], decode: new Map(options.batches.map((b) => [b, []])) }),
-  );
+export async function compare(contestants: Contestant[], options: CompareOptions): Promise<BenchResult> {
+  const measured: Measured[] = contestants.map((c) => ({ ...c, rounds: [] }));
   const bandwidth: number[] = [];
   const bandwidth1: number[] = [];
-  const total = options.rounds * candidates.length;
-  // One unrecorded pass: first touches of workspaces and caches.
-  for (const { runner } of candidates)
-    await measureDecode(runner, { batch: 1, context: 16, minSeconds: 0.05, minSteps: 2 });
+  const total = options.rounds * contestants.length;
   for (let round = 0; round < options.rounds; ++round) {
     bandwidth1.push(await options.measureBandwidth(1));
     bandwidth.push(await options.measureBandwidth(options.machine.threads));
-    for (const [index, { runner, ...candidate }] of candidates.entries()) {
-      options.onProgress?.(round * candidates.length + index, total, candidateName(candidate));
-      const sample = samples[index]!;
-      sample.prefill.push(await measurePrefill(runner, options.prompt));
-      for (const batch of options.batches)
-        sample.decode.get(batch)!.push(await measureDecode(runner, { batch, context: options.context }));
+    for (const [index, one] of measured.entries()) {
+      options.onProgress?.(round * contestants.length + index, total, `${one.engine} ${one.format}`);
+      one.rounds.push(await one.measure(options));
     }
   }
   options.onProgress?.(total, total, 'done');
+  const machine = { ...options.machine, read_gbps_1: median(bandwidth1), read_gbps: median(bandwidth) };
+  const { model, rounds, prompt, context } = options;
+  return { machine, model, rounds, prompt, context, rows: rowsOf(measured, options, machine.read_gbps) };
+}
 
-  const read = median(bandwidth);
-  const baseline = candidates.findIndex((c) => c.format === 'f32' && !c.sparse);
-  const perRound = (stretches: Stretch[]) => stretches.map(tokensPerSecond);
-  const ratio = (mine: number[], base: number[] | undefined) =>
-    base ? median(mine.map((value, round) => value / base[round]!)) : null;
-  const rows = candidates.flatMap((candidate, index) =>
-    options.batches.map((batch): BenchRow => {
-      const { runner } = candidate;
-      const prefill = perRound(samples[index]!.prefill);
-      const decode = perRound(samples[index]!.decode.get(batch)!);
-      const base = samples[baseline];
+const prefillSpeeds = (m: Measured) => m.rounds.map((round) => tokensPerSecond(round.prefill));
+function decodeSpeeds(m: Measured, batch: number): number[] | null {
+  const speeds = m.rounds.map((round) => round.decode.get(batch));
+  return speeds.every((s) => s !== undefined) ? speeds.map(tokensPerSecond) : null;
+}
+const ratio = (mine: number[], base: number[] | null | undefined) =>
+  base ? median(mine.map((value, round) => value / base[round]!)) : null;
+
+function rowsOf(measured: Measured[], options: CompareOptions, readGbps: number): BenchRow[] {
+  const base = measured.find((m) => m.baseline);
+  const isPeer = (m: Measured) => m.engine !== 'filigree';
+  const fastest = (speeds: (number[] | null)[]) =>
+    speeds.filter((s) => s !== null).sort((a, b) => median(b) - median(a))[0];
+  const peers = measured.filter(isPeer);
+  const bestPrefill = fastest(peers.map(prefillSpeeds));
+  return measured.flatMap((one) =>
+    options.batches.flatMap((batch): BenchRow[] => {
+      const decode = decodeSpeeds(one, batch);
+      if (!decode) return [];
+      const prefill = prefillSpeeds(one);
       const decodeTps = median(decode);
-      const bytesPerStep =
-        runner.info.decodeWeightBytes + batch * options.context * runner.info.kvBytesPerToken;
-      const gbps = ((decodeTps / batch) * bytesPerStep) / 1e9;
-      return {
-        engine: 'filigree',
-        format: candidateName(candidate),
-        sparsity: candidate.sparse ? runner.info.sparsity : 0,
-        weight_bytes: runner.info.weightBytes,
-        batch,
-        prefill_tps: median(prefill),
-        decode_tps: decodeTps,
-        decode_gbps: gbps,
-        x_dense_f32: ratio(decode, base && perRound(base.decode.get(batch)!)),
-        prefill_x_dense_f32: ratio(prefill, base && perRound(base.prefill)),
-        x_bound: gbps / read,
-      };
+      const bytes = one.stepBytes(batch, options.context);
+      const gbps = bytes === null ? null : ((decodeTps / batch) * bytes) / 1e9;
+      const bestDecode = fastest(peers.map((peer) => decodeSpeeds(peer, batch)));
+      return [
+        {
+          engine: one.engine,
+          format: one.format,
+          sparsity: one.sparsity,
+          weight_bytes: one.weightBytes,
+          batch,
+          prefill_tps: median(prefill),
+          decode_tps: decodeTps,
+          decode_gbps: gbps,
+          x_dense_f32: ratio(decode, base && decodeSpeeds(base, batch)),
+          prefill_x_dense_f32: ratio(prefill, base && prefillSpeeds(base)),
+          x_bound: gbps === null ? null : gbps / readGbps,
+          x_best_peer: isPeer(one) ? null : ratio(decode, bestDecode),
+          prefill_x_best_peer: isPeer(one) ? null : ratio(prefill, bestPrefill),
+        },
+      ];
     }),
   );
-  return {
-    machine: { ...options.machine, read_gbps_1: median(bandwidth1), read_gbps: read },
-    model: options.model,
-    rounds: options.rounds,
-    prompt: options.prompt,
-    context: options.context,
-    rows,
-  };
 }

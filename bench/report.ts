@@ -6,34 +6,41 @@ import type { BenchResult, BenchRow } from './compare.js';
 const fixed = (value: number | null, digits = 1): string =>
   value === null || !Number.isFinite(value) ? '–' : value.toFixed(digits);
 const bytes = (count: number): string =>
-  count >= 1e9 ? `${(count / 1e9).toFixed(2)} GB` : `${(count / 1e6).toFixed(1)} MB`;
+  Number.isNaN(count)
+    ? '–'
+    : count >= 1e9
+      ? `${(count / 1e9).toFixed(2)} GB`
+      : `${(count / 1e6).toFixed(1)} MB`;
 
-const HEAD = [
-  'engine',
-  'weights',
-  'zeros',
-  'size',
-  'batch',
-  'prefill tok/s',
-  'x dense f32',
-  'decode tok/s',
-  'x dense f32',
-  'GB/s',
-  'of bandwidth',
+interface Column {
+  head: string;
+  left?: boolean;
+  cell(row: BenchRow): string;
+}
+
+const COLUMNS: Column[] = [
+  { head: 'engine', left: true, cell: (row) => row.engine },
+  { head: 'weights', left: true, cell: (row) => row.format },
+  { head: 'zeros', cell: (row) => `${Math.round(row.sparsity * 100)} %` },
+  { head: 'size', cell: (row) => bytes(row.weight_bytes) },
+  { head: 'batch', cell: (row) => String(row.batch) },
+  { head: 'prefill tok/s', cell: (row) => fixed(row.prefill_tps) },
+  { head: 'x dense f32', cell: (row) => fixed(row.prefill_x_dense_f32, 2) },
+  { head: 'decode tok/s', cell: (row) => fixed(row.decode_tps) },
+  { head: 'x dense f32', cell: (row) => fixed(row.x_dense_f32, 2) },
+  { head: 'GB/s', cell: (row) => fixed(row.decode_gbps) },
+  {
+    head: 'of bandwidth',
+    cell: (row) => (row.x_bound === null ? '–' : `${Math.round(row.x_bound * 100)} %`),
+  },
 ];
-const cells = (row: BenchRow): string[] => [
-  row.engine,
-  row.format,
-  `${Math.round(row.sparsity * 100)} %`,
-  bytes(row.weight_bytes),
-  String(row.batch),
-  fixed(row.prefill_tps),
-  fixed(row.prefill_x_dense_f32, 2),
-  fixed(row.decode_tps),
-  fixed(row.x_dense_f32, 2),
-  fixed(row.decode_gbps),
-  `${Math.round(row.x_bound * 100)} %`,
+const AGAINST_PEERS: Column[] = [
+  { head: 'prefill x peer', cell: (row) => fixed(row.prefill_x_best_peer, 2) },
+  { head: 'decode x peer', cell: (row) => fixed(row.x_best_peer, 2) },
 ];
+
+const columnsOf = (result: BenchResult): Column[] =>
+  result.rows.some((row) => row.x_best_peer !== null) ? [...COLUMNS, ...AGAINST_PEERS] : COLUMNS;
 
 export const machineLine = ({ machine, ...result }: BenchResult): string =>
   `${machine.cpu}, ${machine.isa}, ${machine.threads} threads; read bandwidth ${fixed(machine.read_gbps_1)} GB/s (1 thread), ` +
@@ -41,18 +48,24 @@ export const machineLine = ({ machine, ...result }: BenchResult): string =>
 
 /** The comparison as a terminal table. */
 export function table(result: BenchResult): string {
+  const columns = columnsOf(result);
   const drawn = new Table({
-    head: HEAD,
+    head: columns.map((c) => c.head),
     style: { head: [], border: [], compact: true },
-    colAligns: HEAD.map((_, i) => (i < 2 ? 'left' : 'right')),
+    colAligns: columns.map((c) => (c.left ? 'left' : 'right')),
   });
-  drawn.push(...result.rows.map(cells));
+  drawn.push(...result.rows.map((row) => columns.map((c) => c.cell(row))));
   return `${result.model}\n${machineLine(result)}\n${drawn.toString()}`;
 }
 
 export function markdown(result: BenchResult): string {
-  const line = (columns: string[]) => `| ${columns.join(' | ')} |`;
-  return [line(HEAD), line(HEAD.map(() => '---')), ...result.rows.map((row) => line(cells(row)))].join('\n');
+  const columns = columnsOf(result);
+  const line = (cells: string[]) => `| ${cells.join(' | ')} |`;
+  return [
+    line(columns.map((c) => c.head)),
+    line(columns.map((c) => (c.left ? '---' : '--:'))),
+    ...result.rows.map((row) => line(columns.map((c) => c.cell(row)))),
+  ].join('\n');
 }
 
 async function draw(spec: object): Promise<string> {
@@ -63,7 +76,10 @@ async function draw(spec: object): Promise<string> {
   return await view.toSVG();
 }
 
-const PALETTE = ['#4c78a8', '#54a24b'];
+const PALETTE = ['#4c78a8', '#54a24b', '#9d9da1'];
+const KINDS = ['dense', 'sparse', 'peer'];
+const kind = (row: BenchRow) => (row.engine !== 'filigree' ? 'peer' : row.sparsity > 0 ? 'sparse' : 'dense');
+const label = (row: BenchRow) => (row.engine === 'filigree' ? row.format : `${row.engine} ${row.format}`);
 
 function speedChart(result: BenchResult): object {
   return {
@@ -73,8 +89,8 @@ function speedChart(result: BenchResult): object {
     height: { step: 26 },
     data: {
       values: result.rows.map((r) => ({
-        name: `${r.format}${r.batch > 1 ? `, batch ${r.batch}` : ''}`,
-        kind: r.sparsity > 0 ? 'sparse' : 'dense',
+        name: `${label(r)}${r.batch > 1 ? `, batch ${r.batch}` : ''}`,
+        kind: kind(r),
         tps: r.decode_tps,
         label: `${fixed(r.decode_tps)}  (${fixed(r.x_dense_f32, 2)}x)`,
       })),
@@ -90,7 +106,7 @@ function speedChart(result: BenchResult): object {
           color: {
             field: 'kind',
             type: 'nominal',
-            scale: { domain: ['dense', 'sparse'], range: PALETTE },
+            scale: { domain: KINDS, range: PALETTE },
             legend: { title: null },
           },
         },
@@ -102,12 +118,14 @@ function speedChart(result: BenchResult): object {
 
 /** Bytes a step reads against its time, with the line that the measured bandwidth draws: nothing can lie below it. */
 function rooflineChart(result: BenchResult): object {
-  const points = result.rows.map((r) => ({
-    name: `${r.format}${r.batch > 1 ? ` b${r.batch}` : ''}`,
-    kind: r.sparsity > 0 ? 'sparse' : 'dense',
-    mb: (r.decode_gbps * 1e9) / (r.decode_tps / r.batch) / 1e6,
-    ms: (1000 * r.batch) / r.decode_tps,
-  }));
+  const points = result.rows
+    .filter((r) => r.decode_gbps !== null)
+    .map((r) => ({
+      name: `${label(r)}${r.batch > 1 ? ` b${r.batch}` : ''}`,
+      kind: kind(r),
+      mb: (r.decode_gbps! * 1e9) / (r.decode_tps / r.batch) / 1e6,
+      ms: (1000 * r.batch) / r.decode_tps,
+    }));
   const largest = Math.max(...points.map((p) => p.mb));
   const smallest = Math.min(...points.map((p) => p.mb));
   const line = [smallest * 0.8, largest * 1.1].map((mb) => ({ mb, ms: mb / result.machine.read_gbps }));
@@ -137,7 +155,7 @@ function rooflineChart(result: BenchResult): object {
           color: {
             field: 'kind',
             type: 'nominal',
-            scale: { domain: ['dense', 'sparse'], range: PALETTE },
+            scale: { domain: KINDS, range: PALETTE },
             legend: { title: null },
           },
         },
@@ -159,7 +177,8 @@ const escapeHtml = (text: string) =>
   text.replace(/[&<>]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;' })[c]!);
 
 function page(result: BenchResult, charts: string[]): string {
-  const rows = [HEAD, ...result.rows.map(cells)]
+  const columns = columnsOf(result);
+  const rows = [columns.map((c) => c.head), ...result.rows.map((row) => columns.map((c) => c.cell(row)))]
     .map(
       (columns, i) =>
         `<tr>${columns.map((c) => (i === 0 ? `<th>${escapeHtml(c)}</th>` : `<td>${escapeHtml(c)}</td>`)).join('')}</tr>`,

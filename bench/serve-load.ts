@@ -40,10 +40,13 @@ export interface LoadReport {
   concurrency: number;
   rate: number | null;
   seconds: number;
+  prompt_tokens: number;
   output_tokens: number;
   output_tps: number;
   request_per_s: number;
   goodput_per_s: number;
+  /** Mean over requests of the time a token takes after the first. */
+  ms_per_token: number;
   ttft_ms: Quantiles;
   itl_ms: Quantiles;
   e2e_ms: Quantiles;
@@ -95,7 +98,11 @@ export function syntheticPrompts(count: number, tokens: number): string[] {
   });
 }
 
-async function servedModel(options: LoadOptions, headers: Record<string, string>): Promise<string> {
+/** The model to ask for: the one named, or the first that the server lists. */
+export async function servedModel(
+  options: Pick<LoadOptions, 'url' | 'model'>,
+  headers: Record<string, string>,
+): Promise<string> {
   if (options.model) return options.model;
   const answer = await fetch(new URL('/v1/models', options.url), { headers }).catch((cause) => {
     throw new FiligreeError('io_error', `nothing answers at ${options.url}: start the server first`, {
@@ -221,10 +228,12 @@ export async function runLoad(options: LoadOptions): Promise<LoadReport> {
     concurrency: options.concurrency,
     rate: options.rate ?? null,
     seconds,
+    prompt_tokens: good.reduce((sum, t) => sum + t.promptTokens, 0),
     output_tokens: tokens,
     output_tps: tokens / seconds,
     request_per_s: good.length / seconds,
     goodput_per_s: within / seconds,
+    ms_per_token: good.reduce((sum, t) => sum + (1000 * meanItl(t)) / good.length, 0),
     ttft_ms: quantiles(good.map((t) => t.firstToken - t.start)),
     itl_ms: quantiles(good.flatMap((t) => t.gaps)),
     e2e_ms: quantiles(good.map((t) => t.end - t.start)),

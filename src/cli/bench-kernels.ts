@@ -1,11 +1,11 @@
 import { FiligreeError } from '../errors.js';
-import { integer, numbers } from './bench.js';
+import { integer, numbers, pick } from './bench-options.js';
 import { progressLine } from './progress-line.js';
 
 export interface BenchKernelsOptions {
   shape: string;
   sparsity: string;
-  formats?: string;
+  formats: string;
   matrices: string;
   tokens: string;
   weights: string;
@@ -13,14 +13,6 @@ export interface BenchKernelsOptions {
   threads?: string;
   isa?: string;
   json?: boolean;
-}
-
-function pick(flag: string, text: string | undefined, known: readonly string[]): string[] {
-  const names = text === undefined ? [...known] : text.split(',');
-  for (const name of names)
-    if (!known.includes(name))
-      throw new FiligreeError('usage', `${flag} takes some of ${known.join(',')}, not '${name}'`);
-  return names;
 }
 
 /** `filigree bench kernels [MODEL]`: every kernel variant of this machine on a model's real shapes, in one interleaved run. */
@@ -38,7 +30,7 @@ export async function benchKernelsCommand(
   const tokens = numbers('--tokens', options.tokens, (v) => Number.isInteger(v) && v >= 1 && v <= 65536);
   const info = await native.nativeInfo();
   const isas = options.isa === undefined ? info.isas.filter((isa) => isa !== 'scalar') : [options.isa];
-  const formats = pick('--formats', options.formats, ['f32', 'bf16', 'i8', 'i4g32', 'i4g128']);
+  const formats: string[] = pick('--formats', options.formats, ['f32', 'bf16', 'i8', 'i4g32', 'i4g128']);
   const variants = info.kernels.filter(
     (k) => k.supported && isas.includes(k.isa) && formats.includes(k.format),
   );

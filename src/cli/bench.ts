@@ -1,44 +1,14 @@
 import { writeFileSync } from 'node:fs';
-import type { BenchResult, Candidate, WeightFormat } from '../../bench/compare.js';
-import { FiligreeError } from '../errors.js';
-import type { ModelManifest } from '../model/manifest.js';
-import { progressLine } from './progress-line.js';
+import type { BenchResult } from '../../bench/compare.js';
+import type { Contestant } from '../../bench/contestant.js';
+import { integer, numbers } from './bench-options.js';
+import { type ContestOptions, ownContestants } from './own-contestants.js';
+import { type ProgressLine, progressLine } from './progress-line.js';
 
-export interface BenchOptions {
-  shape?: string;
-  sparsity: string;
-  formats: string;
-  batch: string;
-  prompt: string;
-  context: string;
+export interface BenchOptions extends ContestOptions {
   rounds: string;
-  kv: 'f32' | 'f16' | 'bf16' | 'i8';
-  threads?: string;
-  isa?: string;
   report?: string;
   json?: boolean;
-}
-
-const FORMATS: WeightFormat[] = ['f32', 'bf16', 'i8', 'i4'];
-
-export function numbers(flag: string, text: string, check: (value: number) => boolean): number[] {
-  const values = text.split(',').map(Number);
-  if (values.length === 0 || !values.every((v) => Number.isFinite(v) && check(v)))
-    throw new FiligreeError('usage', `${flag} takes numbers separated by commas, not '${text}'`);
-  return values;
-}
-
-export const integer = (flag: string, text: string, least: number): number => {
-  const [value] = numbers(flag, text, (v) => Number.isInteger(v) && v >= least);
-  return value!;
-};
-
-function formats(text: string): WeightFormat[] {
-  const names = text.split(',');
-  for (const name of names)
-    if (!FORMATS.includes(name as WeightFormat))
-      throw new FiligreeError('usage', `--formats takes some of ${FORMATS.join(',')}, not '${name}'`);
-  return names as WeightFormat[];
 }
 
 /**
@@ -47,70 +17,42 @@ function formats(text: string): WeightFormat[] {
  * for a load.
  */
 export async function benchCommand(model: string | undefined, options: BenchOptions): Promise<void> {
-  const [{ compare }, { blocksNeeded }, report, { randomModel }, native, { openModel, resolveModel }] =
-    await Promise.all([
-      import('../../bench/compare.js'),
-      import('../../bench/measure.js'),
-      import('../../bench/report.js'),
-      import('../../bench/shapes.js'),
-      import('../native/index.js'),
-      import('../model/index.js'),
-    ]);
-  if (model !== undefined && options.shape !== undefined)
-    throw new FiligreeError('usage', 'give a MODEL or --shape, not both');
-  const batches = numbers('--batch', options.batch, (v) => Number.isInteger(v) && v >= 1 && v <= 256);
-  const sparsities = numbers('--sparsity', options.sparsity, (v) => v >= 0 && v < 1);
-  const prompt = integer('--prompt', options.prompt, 1);
-  const context = integer('--context', options.context, 1);
-  const rounds = integer('--rounds', options.rounds, 1);
   const progress = progressLine(options.json);
+  const { contestants, name } = await ownContestants(model, options, progress);
+  await contest(contestants, name, options, progress);
+}
 
-  const manifests: { manifest: ModelManifest; sparsity: number }[] = options.shape
-    ? sparsities.map((sparsity) => ({ manifest: randomModel(options.shape!, sparsity), sparsity }))
-    : [{ manifest: await openModel(await resolveModel(model)), sparsity: Number.NaN }];
-
-  const candidates: Candidate[] = [];
+/** Runs the rounds, prints the table or the JSON, writes the report; closes the contestants whatever happens. */
+export async function contest(
+  contestants: Contestant[],
+  model: string,
+  options: BenchOptions,
+  progress: ProgressLine,
+): Promise<void> {
+  const [{ compare }, report, native] = await Promise.all([
+    import('../../bench/compare.js'),
+    import('../../bench/report.js'),
+    import('../native/index.js'),
+  ]);
   try {
-    for (const { manifest, sparsity } of manifests) {
-      // A model from disk is shown both ways; a random shape is dense at 0 and sparse otherwise.
-      const ways = Number.isNaN(sparsity) ? [false, true] : [sparsity > 0];
-      for (const sparse of ways)
-        for (const format of formats(options.formats)) {
-          progress.show(`loading ${manifest.name} as ${format}${sparse ? ', sparse' : ', dense'}`);
-          const runner = await native.loadNativeRunner(manifest, {
-            weights: format,
-            // As other engines store 4-bit models: the head of the i8 and i4 rows is i4.
-            head: options.shape && (format === 'i8' || format === 'i4') ? 'i4' : undefined,
-            dense: !sparse,
-            kv: options.kv,
-            threads: options.threads === undefined ? undefined : integer('--threads', options.threads, 1),
-            isa: options.isa,
-            maxModelLen: Math.min(manifest.config.maxPositionEmbeddings, Math.max(prompt, context + 80)),
-            maxSlots: Math.max(...batches),
-            maxBatchedTokens: Math.max(512, ...batches),
-            kvMemory: kvMemory(manifest, blocksNeeded(prompt, Math.max(...batches), context), options.kv),
-            packedCache: false,
-          });
-          if (sparse && runner.info.sparsity < 0.05) await runner.close();
-          else candidates.push({ format, sparse, runner });
-        }
-    }
     const info = await native.nativeInfo();
-    const result: BenchResult = await compare(candidates, {
-      model: options.shape ? `${options.shape} shape, random weights` : manifests[0]!.manifest.name,
+    const rounds = integer('--rounds', options.rounds, 1);
+    const result: BenchResult = await compare(contestants, {
+      model,
       machine: {
         cpu: info.cpu,
-        isa: candidates[0]!.runner.info.isa,
-        threads: candidates[0]!.runner.info.threads,
+        isa: options.isa ?? info.bestIsa,
+        threads:
+          options.threads === undefined ? info.defaultThreads : integer('--threads', options.threads, 1),
       },
-      batches,
-      prompt,
-      context,
+      batches: numbers('--batch', options.batch, (v) => Number.isInteger(v) && v >= 1 && v <= 256),
+      prompt: integer('--prompt', options.prompt, 1),
+      context: integer('--context', options.context, 1),
       rounds,
       measureBandwidth: (threads) => native.measureReadBandwidth(threads),
       onProgress: (done, total, what) =>
         progress.show(
-          `round ${Math.floor(done / candidates.length) + 1} of ${rounds}: ${what} (${Math.round((100 * done) / total)} %)`,
+          `round ${Math.floor(done / contestants.length) + 1} of ${rounds}: ${what} (${Math.round((100 * done) / total)} %)`,
         ),
     });
     progress.end();
@@ -121,15 +63,8 @@ export async function benchCommand(model: string | undefined, options: BenchOpti
       process.stderr.write(`report: ${options.report}/{${files.join(', ')}}\n`);
     }
   } finally {
-    for (const { runner } of candidates) await runner.close();
+    for (const contestant of contestants) await contestant.close();
   }
-}
-
-function kvMemory({ config }: ModelManifest, blocks: number, kv: BenchOptions['kv']): number {
-  const bytes = { f32: 4, f16: 2, bf16: 2, i8: 1 }[kv];
-  const perToken =
-    2 * config.numLayers * config.numKvHeads * (config.headDim * bytes + (kv === 'i8' ? 4 : 0));
-  return (blocks + 1) * 16 * perToken;
 }
 
 export interface BenchServeOptions {

@@ -1,0 +1,86 @@
+import type { Contestant } from '../../bench/contestant.js';
+import { FiligreeError } from '../errors.js';
+import type { ModelManifest } from '../model/manifest.js';
+import { FORMATS, integer, numbers, pick } from './bench-options.js';
+import type { ProgressLine } from './progress-line.js';
+
+/** What of ours takes part in a comparison, and under which conditions. */
+export interface ContestOptions {
+  shape?: string;
+  sparsity: string;
+  formats: string;
+  batch: string;
+  prompt: string;
+  context: string;
+  kv: 'f32' | 'f16' | 'bf16' | 'i8';
+  threads?: string;
+  isa?: string;
+}
+
+/** Loads every format of a model, dense and sparse, or of a random shape at each sparsity. */
+export async function ownContestants(
+  model: string | undefined,
+  options: ContestOptions,
+  progress: ProgressLine,
+): Promise<{ contestants: Contestant[]; name: string; manifest: ModelManifest }> {
+  const [{ ownContestant }, { blocksNeeded }, { randomModel }, native, { openModel, resolveModel }] =
+    await Promise.all([
+      import('../../bench/contestant.js'),
+      import('../../bench/measure.js'),
+      import('../../bench/shapes.js'),
+      import('../native/index.js'),
+      import('../model/index.js'),
+    ]);
+  if (model !== undefined && options.shape !== undefined)
+    throw new FiligreeError('usage', 'give a MODEL or --shape, not both');
+  const batches = numbers('--batch', options.batch, (v) => Number.isInteger(v) && v >= 1 && v <= 256);
+  const sparsities = numbers('--sparsity', options.sparsity, (v) => v >= 0 && v < 1);
+  const formats = pick('--formats', options.formats, FORMATS);
+  const prompt = integer('--prompt', options.prompt, 1);
+  const context = integer('--context', options.context, 1);
+  // A model from disk is shown both ways; a random shape is dense at 0 and sparse otherwise.
+  const ways: { manifest: ModelManifest; sparse: boolean }[] = [];
+  if (options.shape !== undefined) {
+    for (const zeros of sparsities)
+      ways.push({ manifest: randomModel(options.shape, zeros), sparse: zeros > 0 });
+  } else {
+    const manifest = await openModel(await resolveModel(model));
+    ways.push({ manifest, sparse: false }, { manifest, sparse: true });
+  }
+  const contestants: Contestant[] = [];
+  try {
+    for (const { manifest, sparse } of ways)
+      for (const format of formats) {
+        progress.show(`loading ${manifest.name} as ${format}${sparse ? ', sparse' : ', dense'}`);
+        const runner = await native.loadNativeRunner(manifest, {
+          weights: format,
+          // As other engines store 4-bit models: the head of the i8 and i4 rows is i4.
+          head: options.shape && (format === 'i8' || format === 'i4') ? 'i4' : undefined,
+          dense: !sparse,
+          kv: options.kv,
+          threads: options.threads === undefined ? undefined : integer('--threads', options.threads, 1),
+          isa: options.isa,
+          maxModelLen: Math.min(manifest.config.maxPositionEmbeddings, Math.max(prompt, context + 80)),
+          maxSlots: Math.max(...batches),
+          maxBatchedTokens: Math.max(512, ...batches),
+          kvMemory: kvMemory(manifest, blocksNeeded(prompt, Math.max(...batches), context), options.kv),
+          packedCache: false,
+        });
+        if (sparse && runner.info.sparsity < 0.05) await runner.close();
+        else contestants.push(ownContestant(runner, format, sparse));
+      }
+  } catch (error) {
+    for (const contestant of contestants) await contestant.close();
+    throw error;
+  }
+  const { manifest } = ways[0]!;
+  const name = options.shape === undefined ? manifest.name : `${options.shape} shape, random weights`;
+  return { contestants, name, manifest };
+}
+
+function kvMemory({ config }: ModelManifest, blocks: number, kv: ContestOptions['kv']): number {
+  const bytes = { f32: 4, f16: 2, bf16: 2, i8: 1 }[kv];
+  const perToken =
+    2 * config.numLayers * config.numKvHeads * (config.headDim * bytes + (kv === 'i8' ? 4 : 0));
+  return (blocks + 1) * 16 * perToken;
+}
