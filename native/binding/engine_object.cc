@@ -95,6 +95,7 @@ Napi::Object to_js(Napi::Env env, const EngineInfo& info) {
   out.Set("maxSlots", number(info.limits.slots));
   out.Set("maxBatchedTokens", number(info.limits.max_tokens));
   out.Set("threads", number(info.threads));
+  out.Set("device", Napi::String::New(env, info.device));
   out.Set("isa", Napi::String::New(env, info.isa));
   out.Set("weightBytes", number(w.bytes));
   out.Set("decodeWeightBytes", number(w.decode_bytes));

@@ -121,6 +121,10 @@ EngineOptions engine_options(const Field& options) {
                                                          {"i4", WeightChoice::i4}});
   };
   EngineOptions out;
+  if (const Field device = options["device"]; !device.absent()) {
+    out.device =
+        one_of<Device>(device, {{"auto", Device::automatic}, {"cpu", Device::cpu}, {"cuda", Device::cuda}});
+  }
   out.weights.matrices = weights(options["weights"]);
   const Field head = options["head"];
   // Four bits cost a head and an embedding far more accuracy than memory: by default they stay at eight.

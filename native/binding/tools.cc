@@ -7,6 +7,7 @@
 #include "base/thread_pool.h"
 #include "binding/js_config.h"
 #include "binding/task.h"
+#include "engine/backend.h"
 #include "kernels/linear/linear.h"
 
 namespace filigree::js {
@@ -51,6 +52,8 @@ Napi::Value cpu_info(const Napi::CallbackInfo& info) {
   }
   auto out = Napi::Object::New(env);
   out.Set("kernels", kernels);
+  const std::string obstacle = cuda_obstacle();
+  out.Set("cudaObstacle", obstacle.empty() ? env.Null() : Napi::String::New(env, obstacle));
   out.Set("cpu", Napi::String::New(env, cpu.cpu_name));
   out.Set("features", features);
   out.Set("isas", isas);

@@ -10,28 +10,23 @@
 namespace filigree {
 namespace {
 
-// Rows that go through the layers together: enough to amortize the expansion of sparse tiles, few enough that the widest
-// intermediate stays small. A longer step is run in such pieces; results do not depend on the cut.
-constexpr uint32_t kMostRows = 512, kFewestRows = 64;
-constexpr size_t kWidestBytes = size_t{16} << 20;
-constexpr uint32_t kMostLogitRows = 32;
-
-uint32_t batch_rows(const ModelConfig& c, int32_t max_batched_tokens) {
-  const size_t row_bytes = size_t{2} * c.intermediate * sizeof(float);
-  const uint32_t fitting =
-      std::clamp<uint32_t>(static_cast<uint32_t>(kWidestBytes / row_bytes), kFewestRows, kMostRows);
-  return std::min(fitting, static_cast<uint32_t>(max_batched_tokens));
-}
-
 int32_t within(const char* what, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return static_cast<int32_t>(value);
   throw Error(ErrorCode::invalid_argument, std::string(what) + " must be " + std::to_string(low) + " to " +
                                                std::to_string(high) + ", not " + std::to_string(value));
 }
 
-// Blocks of the arena, once it is known that at least one sequence fits.
-uint32_t block_count(const KvLayout& layout, const ModelConfig& c, const EngineOptions& options) {
-  const uint64_t bytes_per_block = uint64_t{layout.bytes_per_block()} * c.layers;
+std::unique_ptr<Backend> make_backend(const ModelDescription& model, const EngineOptions& options,
+                                      const CpuFeatures& cpu, ThreadPool& pool,
+                                      const LoadProgress& progress) {
+  const bool cuda =
+      options.device == Device::cuda || (options.device == Device::automatic && cuda_obstacle().empty());
+  return (cuda ? make_cuda_backend : make_cpu_backend)(model, options, cpu, pool, progress);
+}
+
+}  // namespace
+
+uint32_t kv_block_count(uint64_t bytes_per_block, const EngineOptions& options) {
   const uint64_t needed =
       (static_cast<uint64_t>(options.max_model_len) + KvLayout::block_tokens - 1) / KvLayout::block_tokens;
   const uint64_t blocks = options.kv_bytes / bytes_per_block;
@@ -44,13 +39,6 @@ uint32_t block_count(const KvLayout& layout, const ModelConfig& c, const EngineO
   }
   return static_cast<uint32_t>(std::min<uint64_t>(blocks, INT32_MAX / KvLayout::block_tokens));
 }
-
-WeightOptions with_isa(WeightOptions options, const CpuFeatures& cpu) {
-  options.isa = best_isa(cpu);
-  return options;
-}
-
-}  // namespace
 
 std::unique_ptr<Engine> Engine::load(const ModelDescription& model, const EngineOptions& options,
                                      const LoadProgress& progress) {
@@ -66,33 +54,27 @@ Engine::Engine(const ModelDescription& model, const EngineOptions& options, cons
       cpu_(restrict_to(detect_cpu(), options.isa)),
       pool_(options.threads > 0 ? options.threads : ThreadPool::default_threads()),
       vocabulary_(select_vocabulary(cpu_)) {
-  const KvLayout layout{options.kv, static_cast<int>(config_.kv_heads), static_cast<int>(config_.head_dim)};
-  const uint32_t blocks = block_count(layout, config_, options);
-  weights_ = load_weights(model, with_isa(options.weights, cpu_), cpu_, pool_, progress);
-  arena_.emplace(layout, config_.layers, blocks);
-  const uint32_t rows = batch_rows(config_, options.max_batched_tokens);
-  const uint32_t logit_rows =
-      std::min(kMostLogitRows, std::max(8u, static_cast<uint32_t>(options.max_slots)));
-  graph_.emplace(config_, weights_, *arena_, cpu_, pool_, rows,
-                 std::min(rows, static_cast<uint32_t>(options.max_slots)), logit_rows, options.max_model_len);
+  backend_ = make_backend(model, options, cpu_, pool_, progress);
   slots_.resize(static_cast<size_t>(options.max_slots));
   for (int i = 0; i < pool_.size(); ++i) sample_workspaces_.emplace_back(config_.vocabulary);
-  chunks_.reserve(rows);
-  logit_rows_.reserve(rows + static_cast<size_t>(options.max_slots));
-  row_indices_.reserve(logit_rows);
-  pooled_rows_.reserve(rows);
+  chunks_.reserve(backend_->max_rows());
+  logit_rows_.reserve(backend_->max_rows() + static_cast<size_t>(options.max_slots));
+  row_indices_.reserve(backend_->max_logit_rows());
+  pooled_rows_.reserve(backend_->max_rows());
   state_.resize(config_.hidden);
 
+  const BackendInfo& backend = backend_->info();
   info_.threads = pool_.size();
+  info_.device = backend.device;
   info_.isa = best_isa(cpu_);
   info_.hidden = config_.hidden;
-  info_.limits = {options.max_slots, static_cast<int32_t>(blocks), options.max_model_len,
+  info_.limits = {options.max_slots, static_cast<int32_t>(backend.kv_blocks), options.max_model_len,
                   options.max_batched_tokens, static_cast<int32_t>(config_.vocabulary)};
-  info_.weights = weights_.statistics;
-  info_.warnings = weights_.warnings;
-  info_.kv_bytes = arena_->bytes();
-  info_.kv_bytes_per_token = uint64_t{layout.bytes_per_block()} * config_.layers / KvLayout::block_tokens;
-  info_.workspace_bytes = graph_->workspace_bytes();
+  info_.weights = backend.weights;
+  info_.warnings = backend.warnings;
+  info_.kv_bytes = backend.kv_bytes;
+  info_.kv_bytes_per_token = backend.kv_bytes_per_token;
+  info_.workspace_bytes = backend.workspace_bytes;
 }
 
 std::unique_ptr<Slot> Engine::make_slot(SamplingParams params, std::span<const int32_t> prompt,
@@ -169,7 +151,7 @@ void Engine::step(const StepRecord& record, StepResult& result) {
     }
   }
   lay_out(record, result);
-  for (const BlockCopy& copy : record.copies) arena_->copy_block(copy.from, copy.to);
+  for (const BlockCopy& copy : record.copies) backend_->copy_block(copy.from, copy.to);
 
   uint32_t rows = 0;
   chunks_.clear();
@@ -180,7 +162,7 @@ void Engine::step(const StepRecord& record, StepResult& result) {
     const Slot& slot = *slots_[static_cast<size_t>(entry.slot)];
     const uint32_t total = static_cast<uint32_t>(entry.tokens.size());
     for (uint32_t done = 0; done < total;) {
-      const uint32_t count = std::min(total - done, graph_->max_rows() - rows);
+      const uint32_t count = std::min(total - done, backend_->max_rows() - rows);
       const int32_t position = entry.position + static_cast<int32_t>(done);
       chunks_.push_back({entry.tokens.subspan(done, count), position, entry.blocks.data()});
       for (uint32_t j = done; j < done + count; ++j) {
@@ -199,7 +181,7 @@ void Engine::step(const StepRecord& record, StepResult& result) {
       }
       rows += count;
       done += count;
-      if (rows == graph_->max_rows()) {
+      if (rows == backend_->max_rows()) {
         run_rows(record, result);
         rows = 0;
       }
@@ -210,13 +192,13 @@ void Engine::step(const StepRecord& record, StepResult& result) {
 
 // Runs the chunks gathered so far and answers the rows that wait for logits.
 void Engine::run_rows(const StepRecord& record, StepResult& result) {
-  graph_->forward(chunks_);
+  backend_->forward(chunks_);
   pool_rows(record, result);
-  for (size_t begin = 0; begin < logit_rows_.size(); begin += graph_->max_logit_rows()) {
-    const size_t count = std::min<size_t>(graph_->max_logit_rows(), logit_rows_.size() - begin);
+  for (size_t begin = 0; begin < logit_rows_.size(); begin += backend_->max_logit_rows()) {
+    const size_t count = std::min<size_t>(backend_->max_logit_rows(), logit_rows_.size() - begin);
     row_indices_.clear();
     for (size_t i = 0; i < count; ++i) row_indices_.push_back(logit_rows_[begin + i].row);
-    const float* logits = graph_->logits(row_indices_);
+    const float* logits = backend_->logits(row_indices_);
     pool_.run(static_cast<int>(std::min<size_t>(count, static_cast<size_t>(pool_.size()))),
               [&](int thread, int threads) {
                 for (size_t i = static_cast<size_t>(thread); i < count; i += static_cast<size_t>(threads)) {
@@ -236,7 +218,7 @@ void Engine::pool_rows(const StepRecord& record, StepResult& result) {
     const bool mean = slot.sampler.params().pooling == Pooling::mean;
     for (uint32_t row = mean ? 0 : rows.count - 1; row < rows.count; ++row) {
       if (!mean && !rows.ends_prompt) break;
-      graph_->final_state(rows.row + row, state_.data());
+      backend_->final_state(rows.row + row, state_.data());
       for (uint32_t i = 0; i < config_.hidden; ++i) slot.pooled[i] += static_cast<double>(state_[i]);
     }
     if (!rows.ends_prompt) continue;

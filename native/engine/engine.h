@@ -1,31 +1,19 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
-#include "engine/graph.h"
+#include "base/thread_pool.h"
+#include "engine/backend.h"
 #include "engine/step.h"
-#include "engine/weights.h"
 #include "kernels/sample/sample.h"
 
 namespace filigree {
 
-struct EngineOptions {
-  WeightOptions weights;
-  KvType kv = KvType::f16;
-  int threads = 0;  // 0 = ThreadPool::default_threads()
-  std::string isa = "auto";
-  int32_t max_model_len = 0;
-  int32_t max_slots = 0;
-  int32_t max_batched_tokens = 0;
-  uint64_t kv_bytes = 0;  // of the KV arena; rounded down to whole blocks
-};
-
 struct EngineInfo {
   int threads = 0;
-  std::string isa;
+  std::string device, isa;
   StepLimits limits;
   uint32_t hidden = 0;  // columns of a final state
   WeightStatistics weights;
@@ -67,7 +55,7 @@ class Engine {
  private:
   // A row of logits that somebody waits for.
   struct LogitRow {
-    uint32_t row;  // in the graph's batch
+    uint32_t row;  // in the backend's batch
     uint32_t entry;
     int32_t prompt_index;  // row of the entry's prompt log-probabilities; -1 = sample
     int32_t target;        // token whose log-probability is wanted, prompt rows only
@@ -89,9 +77,7 @@ class Engine {
   ModelConfig config_;
   CpuFeatures cpu_;
   ThreadPool pool_;
-  ModelWeights weights_;
-  std::optional<KvArena> arena_;
-  std::optional<Graph> graph_;
+  std::unique_ptr<Backend> backend_;
   VocabularyOps vocabulary_;
   std::vector<std::unique_ptr<Slot>> slots_;
   std::vector<SampleWorkspace> sample_workspaces_;  // one a thread

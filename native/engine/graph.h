@@ -7,6 +7,7 @@
 #include "base/function_ref.h"
 #include "base/thread_pool.h"
 #include "engine/activations.h"
+#include "engine/backend.h"
 #include "engine/kv_arena.h"
 #include "engine/weights.h"
 #include "kernels/activation/activation.h"
@@ -16,13 +17,6 @@
 #include "kernels/rope/rope.h"
 
 namespace filigree {
-
-// Consecutive tokens of one sequence.
-struct Chunk {
-  std::span<const int32_t> tokens;
-  int32_t position = 0;             // of tokens[0]
-  const int32_t* blocks = nullptr;  // of positions 0 .. position + tokens.size() - 1
-};
 
 // The decoder: embedding, layers, final norm and head, over a mixed batch of prefill chunks and decode tokens.
 //
@@ -46,8 +40,6 @@ class Graph {
   // The final hidden state [hidden], after the last norm, of a row of the last forward().
   void final_state(uint32_t row, float* out) const;
 
-  uint32_t max_rows() const { return max_rows_; }
-  uint32_t max_logit_rows() const { return max_logit_rows_; }
   size_t workspace_bytes() const;
 
  private:
@@ -67,7 +59,7 @@ class Graph {
   const ModelWeights& weights_;
   KvArena& arena_;
   ThreadPool& pool_;
-  uint32_t max_rows_, max_logit_rows_;
+
   NormOps norm_;
   RopeOps rope_;
   ActivationOps activation_;

@@ -20,6 +20,8 @@ export interface DoctorReport {
   /** The kernel that serves one token, 8 tokens and a prompt, by weight format and layout. */
   kernels: { format: string; layout: string; tokens: string; kernel: string; isa: string }[];
   gpu: { name: string; memory: string; driver: string }[];
+  /** Why --device cuda cannot be used here; null where it can. */
+  cuda_obstacle: string | null;
   problems: string[];
 }
 
@@ -76,6 +78,7 @@ export async function examine(measure: boolean): Promise<DoctorReport> {
     read_gbps: [],
     kernels: [],
     gpu: await gpus(),
+    cuda_obstacle: null,
     problems: [],
   };
   const native = await import('../native/index.js');
@@ -87,6 +90,9 @@ export async function examine(measure: boolean): Promise<DoctorReport> {
     report.features = info.features;
     report.threads = { default: info.defaultThreads, affinity: info.affinityCpus };
     report.kernels = kernelsInUse(info.kernels);
+    report.cuda_obstacle = info.cudaObstacle;
+    if (report.gpu.length > 0 && info.cudaObstacle !== null)
+      report.problems.push(`an NVIDIA GPU is here, but models run on the CPU: ${info.cudaObstacle}.`);
     if (measure)
       for (const threads of [...new Set([1, info.defaultThreads])])
         report.read_gbps.push({ threads, gbps: await native.measureReadBandwidth(threads) });
@@ -102,8 +108,6 @@ export async function examine(measure: boolean): Promise<DoctorReport> {
     if (!(error instanceof FiligreeError)) throw error;
     report.problems.push(error.message);
   }
-  if (report.gpu.length > 0)
-    report.problems.push('an NVIDIA GPU is here, but this build has no CUDA backend: models run on the CPU.');
   if (!existsSync('/proc/self/cgroup'))
     report.problems.push('no /proc: cgroup limits cannot be read, threads and memory follow the machine.');
   return report;
@@ -137,6 +141,10 @@ export async function doctorCommand(options: { json?: boolean; measure?: boolean
         `${gbps.toFixed(1)} GB/s`,
       ]),
       ['GPU', report.gpu.map((g) => `${g.name}, ${g.memory}, driver ${g.driver}`).join('; ') || 'none found'],
+      [
+        '--device cuda',
+        report.cuda_obstacle === null ? 'can be used' : `cannot be used: ${report.cuda_obstacle}`,
+      ],
     ];
     for (const [name, value] of lines) process.stdout.write(`${name.padEnd(18)}${value}\n`);
     if (report.kernels.length > 0) {

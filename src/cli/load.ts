@@ -68,6 +68,7 @@ export async function loadModel(
   const progress = loadProgress(manifest.name);
   try {
     const runner = await loadNativeRunner(manifest, {
+      device: options.device,
       weights: options.weights,
       dense: options.dense ?? false,
       kv: options.kv,

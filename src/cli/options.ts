@@ -3,6 +3,7 @@ import { parseBytes } from '../config.js';
 
 /** Flags that the commands which load a model share. */
 export interface ModelOptions {
+  device: 'auto' | 'cpu' | 'cuda';
   weights: 'auto' | 'f32' | 'bf16' | 'i8' | 'i4';
   dense?: boolean;
   kv: 'f32' | 'f16' | 'bf16' | 'i8';
@@ -46,6 +47,11 @@ const bytes = (text: string): number => {
 
 export function withModelOptions(command: Command): Command {
   return command
+    .addOption(
+      new Option('--device <name>', 'where the layers are computed; auto takes a GPU that can be used')
+        .choices(['auto', 'cpu', 'cuda'])
+        .default('auto'),
+    )
     .addOption(
       new Option('--weights <format>', "what the weights become in memory; auto keeps the checkpoint's class")
         .choices(['auto', 'f32', 'bf16', 'i8', 'i4'])

@@ -130,6 +130,8 @@ export interface RunnerInfo {
   maxSlots: number;
   maxBatchedTokens: number;
   threads: number;
+  /** Where the layers are computed: 'cpu', or the GPU's name. */
+  device: string;
   isa: string;
   weightBytes: number;
   /** Weight bytes that one decode step reads: all but the rows of the embedding it does not look up. */

@@ -14,9 +14,11 @@ export type NativeErrorCode =
   | 'internal';
 
 export type WeightChoice = 'auto' | 'f32' | 'bf16' | 'i8' | 'i4';
+export type DeviceChoice = 'auto' | 'cpu' | 'cuda';
 export type KvChoice = 'f32' | 'f16' | 'bf16' | 'i8';
 
 export interface NativeEngineOptions {
+  device: DeviceChoice;
   weights: WeightChoice;
   /** Head and embedding; left out: as `weights`, but i8 where that is i4. */
   head?: WeightChoice;
@@ -116,6 +118,8 @@ export interface NativeInfo {
   defaultThreads: number;
   /** Linear kernels of this build, best first. */
   kernels: KernelVariant[];
+  /** Why this build cannot use a GPU of this machine; null where it can. */
+  cudaObstacle: string | null;
 }
 
 export interface ZeroCount {

@@ -5,6 +5,7 @@ import { FiligreeError } from '../errors.js';
 import type { ModelManifest, TensorEntry } from '../model/manifest.js';
 import { cacheFolder } from '../model/resolve.js';
 import type {
+  DeviceChoice,
   KernelFormat,
   KernelLayout,
   KernelMatrix,
@@ -19,6 +20,7 @@ import { loadError } from './native-error.js';
 import { NativeRunner } from './native-runner.js';
 
 export type {
+  DeviceChoice,
   KernelFormat,
   KernelLayout,
   KernelMatrix,
@@ -35,6 +37,8 @@ export { NativeRunner } from './native-runner.js';
 const DEFAULT_KV_BYTES = 1 << 30;
 
 export interface NativeOptions {
+  /** Where the layers are computed; 'cpu' unless said. */
+  device?: DeviceChoice | undefined;
   weights: WeightChoice;
   /** Format of head and embedding; left out: as `weights`, but i8 where that is i4. */
   head?: WeightChoice | undefined;
@@ -74,6 +78,7 @@ export async function loadNativeRunner(
     const info = await engine.load(
       manifest,
       {
+        device: options.device ?? 'cpu',
         weights: options.weights,
         ...(options.head !== undefined && { head: options.head }),
         dense: options.dense,

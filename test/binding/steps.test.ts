@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { GREEDY, type StepEntry } from '../../src/engine/model-runner.js';
+import { nativeInfo } from '../../src/native/index.js';
 import { entry, expectSameBits, greedy, load, logitsOf, manifest, NONE, prompt } from './support.js';
 
 describe('a row of logits depends on its own sequence alone, bit for bit', () => {
@@ -197,7 +198,9 @@ describe('what does not fit is refused before anything runs, and the engine goes
     expect(() => runner.openSlot(0, GREEDY, [1, 2] as unknown as Int32Array, NONE)).toThrow(/Int32Array/);
   });
 
-  test('loading: an unknown instruction set, a cache too small, a tensor that is missing or misshapen', async () => {
+  test('loading: an unknown instruction set, no GPU, a cache too small, a tensor that is missing or misshapen', async () => {
+    const { cudaObstacle } = await nativeInfo();
+    if (cudaObstacle !== null) await expect(load({ device: 'cuda' })).rejects.toThrow(cudaObstacle);
     await expect(load({ isa: 'pentium' })).rejects.toMatchObject({ code: 'isa_unsupported' });
     await expect(load({ kvMemory: 1000 })).rejects.toThrow(/--kv-memory/);
     await expect(load({}, { ...manifest, tensors: manifest.tensors.slice(1) })).rejects.toMatchObject({

@@ -62,6 +62,7 @@ export class FakeRunner implements ModelRunner {
       maxSlots: options.maxSlots ?? 16,
       maxBatchedTokens: options.maxBatchedTokens ?? 64,
       threads: 1,
+      device: 'cpu',
       isa: 'fake',
       weightBytes: 0,
       decodeWeightBytes: 0,

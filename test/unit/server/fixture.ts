@@ -134,6 +134,7 @@ export class FakeRunner implements ModelRunner {
       maxSlots: 8,
       maxBatchedTokens: 256,
       threads: 1,
+      device: 'cpu',
       isa: 'fake',
       weightBytes: 1000,
       decodeWeightBytes: 1000,

@@ -1,0 +1,68 @@
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "engine/options.h"
+
+namespace filigree {
+
+// Consecutive tokens of one sequence.
+struct Chunk {
+  std::span<const int32_t> tokens;
+  int32_t position = 0;             // of tokens[0]
+  const int32_t* blocks = nullptr;  // of positions 0 .. position + tokens.size() - 1
+};
+
+struct BackendInfo {
+  std::string device;  // "cpu", or the GPU's name
+  WeightStatistics weights;
+  std::vector<std::string> warnings;
+  uint32_t kv_blocks = 0;
+  uint64_t kv_bytes = 0, kv_bytes_per_token = 0, workspace_bytes = 0;
+};
+
+// What holds a model's weights and its KV cache and computes the layers of a step. The engine above it (slots, chunks, sampling,
+// log-probabilities) is the same whatever the device. One thread owns it.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  const BackendInfo& info() const { return info_; }
+  // Most tokens of a forward() and most rows of a logits().
+  uint32_t max_rows() const { return max_rows_; }
+  uint32_t max_logit_rows() const { return max_logit_rows_; }
+
+  // One KV block over all layers; done before what is asked for next.
+  virtual void copy_block(int32_t from, int32_t to) = 0;
+  // Runs all layers over the chunks' tokens, at most max_rows, and stores their keys and values.
+  virtual void forward(std::span<const Chunk> chunks) = 0;
+  // Logits [rows.size()][vocabulary] in host memory of rows of the last forward(), at most max_logit_rows; valid until the next
+  // call.
+  virtual const float* logits(std::span<const uint32_t> rows) = 0;
+  // The final hidden state [hidden], after the last norm, of a row of the last forward().
+  virtual void final_state(uint32_t row, float* out) = 0;
+
+ protected:
+  BackendInfo info_;
+  uint32_t max_rows_ = 0, max_logit_rows_ = 0;
+};
+
+// Blocks of an arena of kv_bytes with blocks of so many bytes over all layers. Throws invalid_argument if not even one
+// sequence of max_model_len fits.
+uint32_t kv_block_count(uint64_t bytes_per_block, const EngineOptions& options);
+
+// Throw Error saying what is wrong with the model, the options or the machine.
+std::unique_ptr<Backend> make_cpu_backend(const ModelDescription& model, const EngineOptions& options,
+                                          const CpuFeatures& cpu, ThreadPool& pool,
+                                          const LoadProgress& progress);
+std::unique_ptr<Backend> make_cuda_backend(const ModelDescription& model, const EngineOptions& options,
+                                           const CpuFeatures& cpu, ThreadPool& pool,
+                                           const LoadProgress& progress);
+
+// Empty if this build can use a GPU of this machine; else why not.
+std::string cuda_obstacle();
+
+}  // namespace filigree

@@ -1,0 +1,17 @@
+#include "base/status.h"
+#include "engine/backend.h"
+
+// Stands in for cuda_backend.cc where no nvcc was found.
+
+namespace filigree {
+
+std::string cuda_obstacle() {
+  return "this build has no CUDA backend (no nvcc was found when it was compiled)";
+}
+
+std::unique_ptr<Backend> make_cuda_backend(const ModelDescription&, const EngineOptions&, const CpuFeatures&,
+                                           ThreadPool&, const LoadProgress&) {
+  throw Error(ErrorCode::unsupported, cuda_obstacle());
+}
+
+}  // namespace filigree

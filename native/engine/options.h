@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "engine/weights.h"
+#include "kernels/attention/kv_layout.h"
+
+namespace filigree {
+
+// Where the layers are computed. automatic: on a GPU where one can be used, else on the CPU.
+enum class Device { automatic, cpu, cuda };
+
+struct EngineOptions {
+  Device device = Device::cpu;
+  WeightOptions weights;
+  KvType kv = KvType::f16;
+  int threads = 0;  // 0 = ThreadPool::default_threads()
+  std::string isa = "auto";
+  int32_t max_model_len = 0;
+  int32_t max_slots = 0;
+  int32_t max_batched_tokens = 0;
+  uint64_t kv_bytes = 0;  // of the KV arena; rounded down to whole blocks
+};
+
+}  // namespace filigree
