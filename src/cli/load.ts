@@ -19,6 +19,8 @@ export interface LoadedModel {
 export interface EngineSize {
   maxNumSeqs: number;
   maxNumBatchedTokens: number;
+  /** Sequences of full length that the KV cache has room for by default; left out: all that run at once. */
+  kvSequences?: number;
 }
 
 const KV_BYTES = { f32: 4, f16: 2, bf16: 2, i8: 1 };
@@ -58,7 +60,7 @@ export async function loadModel(
   const plan = planKv({
     bytesPerToken: 2 * config.numLayers * config.numKvHeads * perHead,
     blockTokens: 16,
-    maxNumSeqs: size.maxNumSeqs,
+    maxNumSeqs: size.kvSequences ?? size.maxNumSeqs,
     maxPositions: config.maxPositionEmbeddings,
     maxModelLen: options.maxModelLen,
     kvMemory: options.kvMemory,

@@ -42,3 +42,44 @@ export function loadProgress(name: string): Progress {
     stop: () => bar?.stop(),
   };
 }
+
+/** Seconds between two lines of progress where there is no terminal. */
+const LINE_EVERY_MS = 30_000;
+
+/** Progress of countable work: a bar with the time left on a terminal, a line now and then when piped. */
+export function taskProgress(name: string): Progress {
+  const started = performance.now();
+  if (!process.stderr.isTTY) {
+    let last = started;
+    return {
+      update(done, total) {
+        const now = performance.now();
+        if (now - last < LINE_EVERY_MS && done < total) return;
+        if (done === total && now - started < 1000) return;
+        last = now;
+        const left = Math.round((((now - started) / done) * (total - done)) / 1000);
+        const end = done === total ? `in ${((now - started) / 1000).toFixed(1)} s` : `about ${left} s left`;
+        process.stderr.write(`${name}: ${done} of ${total}, ${end}\n`);
+      },
+      stop() {},
+    };
+  }
+  const bar = new cliProgress.SingleBar(
+    {
+      format: `${name} [{bar}] {value}/{total}, {eta_formatted} left`,
+      stream: process.stderr,
+      clearOnComplete: true,
+      etaBuffer: 200,
+    },
+    cliProgress.Presets.shades_classic,
+  );
+  let begun = false;
+  return {
+    update(done, total) {
+      if (!begun) bar.start(total, done);
+      else bar.update(done);
+      begun = true;
+    },
+    stop: () => bar.stop(),
+  };
+}

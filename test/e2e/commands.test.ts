@@ -32,7 +32,7 @@ describe(`the command line${missing ? ` (${missing})` : ''}`, () => {
   );
 
   it.skipIf(missing)('has help with examples for every command', async () => {
-    for (const command of [[], ['serve'], ['run'], ['bench'], ['inspect'], ['doctor']]) {
+    for (const command of [[], ['serve'], ['run'], ['bench'], ['eval'], ['inspect'], ['doctor']]) {
       const { code, stdout } = await program([...command, '--help']);
       expect([command, code]).toEqual([command, 0]);
       expect(stdout).toMatch(/Examples?:/);

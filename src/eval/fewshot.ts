@@ -1,0 +1,39 @@
+import { FiligreeError } from '../errors.js';
+import { PythonRandom } from './python-random.js';
+
+/** lm-evaluation-harness's seed for few-shot examples. */
+const SEED = 1234;
+
+/**
+ * Draws labelled examples for one evaluated item after another, in the order of the evaluation: as the harness does,
+ * with one random stream over the whole task.
+ */
+export class FewShotSampler<T> {
+  private readonly random = new PythonRandom(SEED);
+
+  /**
+   * @param pool examples to draw from
+   * @param own whether the pool is the evaluated data itself, so that an item must not be its own example
+   */
+  constructor(
+    private readonly task: string,
+    private readonly pool: readonly T[],
+    private readonly own: boolean,
+  ) {}
+
+  /** @throws FiligreeError `usage` where the pool is too small */
+  draw(count: number, item: T): T[] {
+    if (count === 0) return [];
+    const wanted = this.own ? count + 1 : count;
+    if (wanted > this.pool.length) throw tooFew(this.task, count, this.pool.length);
+    const drawn = this.random.sample(this.pool.length, wanted).map((i) => this.pool[i] as T);
+    return drawn.filter((example) => !this.own || example !== item).slice(0, count);
+  }
+}
+
+export function tooFew(task: string, wanted: number, there: number): FiligreeError {
+  return new FiligreeError(
+    'usage',
+    `task ${task}: --fewshot ${wanted} needs more examples than the ${there} there are`,
+  );
+}
