@@ -48,10 +48,8 @@ void Activations::convert(uint32_t row) {
   if (!has_outliers(x, row)) return;
   const uint32_t index = leftover_count_.fetch_add(1, std::memory_order_relaxed);
   leftover_rows_[index] = row;
-  const int8_t* codes = i8_.as<int8_t>() + row * stride_;
-  const float scale = scales_.as<float>()[row];
   float* rest = rest_.as<float>() + row * stride_;
-  for (uint32_t i = 0; i < p.in; ++i) rest[i] = x[i] - scale * static_cast<float>(codes[i]);
+  ops_.residual(x, p.in, i8_.as<int8_t>() + row * stride_, scales_.as<float>()[row], rest);
   quantize(rest, rows_ + index);
 }
 
@@ -68,19 +66,10 @@ void Activations::quantize(const float* x, uint32_t token) {
 }
 
 bool Activations::has_outliers(const float* x, uint32_t token) const {
-  constexpr uint32_t kLanes = 16;
-  float sums[kLanes] = {};
   const uint32_t n = projection_->in;
-  uint32_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (uint32_t lane = 0; lane < kLanes; ++lane) sums[lane] += x[i + lane] * x[i + lane];
-  }
-  for (; i < n; ++i) sums[0] += x[i] * x[i];
-  float squares = 0;
-  for (const float sum : sums) squares += sum;
   const float absmax = 127.0f * scales_.as<float>()[token];
   // False for a row that is not finite: its scale is NaN already, and what is computed from it too.
-  return absmax * absmax * static_cast<float>(n) > kOutlierRatio * kOutlierRatio * squares;
+  return absmax * absmax * static_cast<float>(n) > kOutlierRatio * kOutlierRatio * ops_.sum_squares(x, n);
 }
 
 linear::Input Activations::input(const linear::Matrix& matrix) const {

@@ -206,6 +206,31 @@ FILIGREE_ISA_TEST(quantize_row_i8_matches, "scalar avx2 avx512 neon") {
   check(s == 1.0f && q[0] == 127 && q[1] == 0 && q[2] == 2 && q[3] == -2, "ties to even");
 }
 
+FILIGREE_ISA_TEST(sum_squares_and_residual_match, "scalar avx2 avx512 neon") {
+  const QuantizeOps ops = select_quantize(cpu), scalar = select_quantize(CpuFeatures{});
+  Random random(18);
+  for (size_t n = 1; n <= 300; ++n) {
+    Row<float> x = random_row(random, n);
+    double exact = 0;
+    for (size_t i = 0; i < n; ++i) exact += double{x.data()[i]} * x.data()[i];
+    const float sum = ops.sum_squares(x.data(), n);
+    check_equal(sum, scalar.sum_squares(x.data(), n));
+    check_near(sum, exact, exact * static_cast<double>(n) * 0x1p-24);
+
+    Row<int8_t> q(n);
+    Row<float> rest(n), expected(n);
+    float scale = 0;
+    ops.quantize_row_i8(x.data(), n, q.data(), &scale);
+    ops.residual(x.data(), n, q.data(), scale, rest.data());
+    scalar.residual(x.data(), n, q.data(), scale, expected.data());
+    check(rest.guarded(), kGuard);
+    for (size_t i = 0; i < n; ++i) {
+      check_equal(rest.data()[i], expected.data()[i]);
+      check(std::abs(rest.data()[i]) <= scale * 0.50002, "half a step");
+    }
+  }
+}
+
 FILIGREE_ISA_TEST(group_sums_are_exact, "scalar avx2 avx512 neon") {
   const QuantizeOps ops = select_quantize(cpu);
   Random random(16);

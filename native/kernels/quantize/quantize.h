@@ -19,9 +19,17 @@ using GroupSumsFn = void (*)(const int8_t* q, size_t n, size_t group, int32_t* s
 // f32 to bf16, nearest even; NaN stays NaN, subnormals are kept.
 using ToBf16Fn = void (*)(const float* x, size_t n, uint16_t* out);
 
+// sum of x[i]^2.
+using SumSquaresFn = float (*)(const float* x, size_t n);
+
+// rest[i] = x[i] - scale * q[i], one fused multiply-add: what quantize_row_i8 left over. rest may be x.
+using ResidualFn = void (*)(const float* x, size_t n, const int8_t* q, float scale, float* rest);
+
 struct QuantizeOps {
   const char* variant;
   QuantizeRowI8Fn quantize_row_i8;
+  SumSquaresFn sum_squares;
+  ResidualFn residual;
   GroupSumsFn group_sums;
   ToBf16Fn to_bf16;
 };
