@@ -50,6 +50,20 @@ export interface LoadReport {
   ttft_ms: Quantiles;
   itl_ms: Quantiles;
   e2e_ms: Quantiles;
+  /** Of the engine's steps meanwhile, where the server's metrics tell (ours do). */
+  engine: EngineShare | null;
+}
+
+export interface EngineShare {
+  steps: number;
+  /** Tokens of a step, on average: the batch. */
+  tokens_per_step: number;
+  /** From one step's start to the next. */
+  step_ms: number;
+  /** The part of it that was computed natively. */
+  compute_ms: number;
+  /** The rest, as a fraction: scheduling, delivery, detokenization and HTTP that the next step waited for. */
+  js_share: number;
 }
 
 export interface Quantiles {
@@ -117,6 +131,42 @@ export async function servedModel(
       `${options.url}/v1/models names no model (HTTP ${answer.status}); pass --model`,
     );
   return id;
+}
+
+interface StepTotals {
+  steps: number;
+  tokens: number;
+  wall: number;
+  compute: number;
+}
+
+/** Totals of our own server's metrics; null where the server has none of these names. */
+async function stepTotals(url: string, headers: Record<string, string>): Promise<StepTotals | null> {
+  const text = await fetch(new URL('/metrics', url), { headers })
+    .then((answer) => (answer.ok ? answer.text() : ''))
+    .catch(() => '');
+  const value = (name: string) => Number(new RegExp(`^${name}{[^}]*} (\\S+)$`, 'm').exec(text)?.[1] ?? 'NaN');
+  const totals = {
+    steps: value('filigree_step_duration_seconds_count'),
+    tokens: value('vllm:iteration_tokens_total_sum'),
+    wall: value('filigree_step_duration_seconds_sum') + value('filigree_step_gap_seconds_sum'),
+    compute: value('filigree_step_compute_seconds_total'),
+  };
+  return Object.values(totals).every(Number.isFinite) ? totals : null;
+}
+
+function engineShare(before: StepTotals | null, after: StepTotals | null): EngineShare | null {
+  if (before === null || after === null || after.steps === before.steps) return null;
+  const steps = after.steps - before.steps;
+  const wall = after.wall - before.wall;
+  const compute = after.compute - before.compute;
+  return {
+    steps,
+    tokens_per_step: (after.tokens - before.tokens) / steps,
+    step_ms: (wall / steps) * 1000,
+    compute_ms: (compute / steps) * 1000,
+    js_share: 1 - compute / wall,
+  };
 }
 
 async function oneRequest(
@@ -191,6 +241,7 @@ async function oneRequest(
 export async function runLoad(options: LoadOptions): Promise<LoadReport> {
   const headers: Record<string, string> = options.apiKey ? { authorization: `Bearer ${options.apiKey}` } : {};
   const model = await servedModel(options, headers);
+  const before = await stepTotals(options.url, headers);
   const began = performance.now();
   const clock = () => (performance.now() - began) / 1000;
   const traces: RequestTrace[] = [];
@@ -212,6 +263,7 @@ export async function runLoad(options: LoadOptions): Promise<LoadReport> {
   };
   await Promise.all(Array.from({ length: options.concurrency }, client));
   const seconds = clock();
+  const engine = engineShare(before, await stepTotals(options.url, headers));
   const good = traces.filter((t) => t.error === null);
   const errors: Record<string, number> = {};
   for (const { error } of traces) if (error !== null) errors[error] = (errors[error] ?? 0) + 1;
@@ -237,5 +289,6 @@ export async function runLoad(options: LoadOptions): Promise<LoadReport> {
     ttft_ms: quantiles(good.map((t) => t.firstToken - t.start)),
     itl_ms: quantiles(good.flatMap((t) => t.gaps)),
     e2e_ms: quantiles(good.map((t) => t.end - t.start)),
+    engine,
   };
 }

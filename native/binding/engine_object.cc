@@ -1,5 +1,6 @@
 #include "binding/engine_object.h"
 
+#include <chrono>
 #include <utility>
 
 #include "base/status.h"
@@ -242,19 +243,23 @@ Napi::Value EngineObject::step(const Napi::CallbackInfo& info) {
   thread_->post([this, task, deferred, settlement = settlement_, host = host_] {
     std::exception_ptr failure;
     auto result = std::make_shared<StepResult>();
+    const auto started = std::chrono::steady_clock::now();
     try {
       if (!host->engine) throw Error(ErrorCode::invalid_argument, "the engine is closed");
       host->engine->step(task->record, *result);
     } catch (...) {
       failure = std::current_exception();
     }
-    settlement->deliver([this, result, failure, deferred, settlement](Napi::Env env) {
+    const std::chrono::duration<double, std::milli> computed = std::chrono::steady_clock::now() - started;
+    settlement->deliver([this, result, failure, computed, deferred, settlement](Napi::Env env) {
       Napi::HandleScope scope(env);
       settlement->end(env);
       if (failure) {
         deferred->Reject(to_js_error(env, failure).Value());
       } else {
-        deferred->Resolve(to_js(env, *result));
+        auto answer = to_js(env, *result);
+        answer.Set("computeMs", Napi::Number::New(env, computed.count()));
+        deferred->Resolve(answer);
       }
       Unref();
     });

@@ -1,6 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import type { BenchResult } from '../../bench/compare.js';
 import type { Contestant } from '../../bench/contestant.js';
+import type { EngineShare } from '../../bench/serve-load.js';
 import { integer, numbers } from './bench-options.js';
 import { type ContestOptions, ownContestants } from './own-contestants.js';
 import { type ProgressLine, progressLine } from './progress-line.js';
@@ -83,6 +84,10 @@ export interface BenchServeOptions {
   output?: string;
 }
 
+const engineLine = (e: EngineShare) =>
+  `engine's steps         ${e.steps} of ${e.tokens_per_step.toFixed(1)} tokens, ${e.step_ms.toFixed(2)} ms each: ${e.compute_ms.toFixed(2)} ms computed, ` +
+  `${(100 * e.js_share).toFixed(1)} % JavaScript`;
+
 /** `filigree bench serve --url`: load on any OpenAI-compatible server, as its clients see it. */
 export async function benchServeCommand(options: BenchServeOptions): Promise<void> {
   const { readPrompts, runLoad, syntheticPrompts } = await import('../../bench/serve-load.js');
@@ -122,6 +127,7 @@ export async function benchServeCommand(options: BenchServeOptions): Promise<voi
       q('time to first token', report.ttft_ms),
       q('between tokens', report.itl_ms),
       q('whole request', report.e2e_ms),
+      ...(report.engine === null ? [] : [engineLine(report.engine)]),
       ...Object.entries(report.errors).map(([error, count]) => `error x${count}: ${error}`),
       '',
     ].join('\n'),

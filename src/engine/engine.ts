@@ -45,6 +45,8 @@ export interface EngineStats {
 /** One step, as metrics want it. Milliseconds. */
 export interface StepInfo {
   durationMs: number;
+  /** The part of it that the runner computed; the rest is the way there and back. Null where the runner does not say. */
+  computeMs: number | null;
   /** From the end of the step before it to its start: what JavaScript kept the runner waiting. Null after idling. */
   gapMs: number | null;
   sequences: number;
@@ -323,6 +325,7 @@ export class Engine extends EventEmitter<EngineEvents> {
     const started = this.stepStarted as number;
     const info: StepInfo = {
       durationMs: now - started,
+      computeMs: this.runner.computeMs ?? null,
       gapMs: this.stepEnded === null ? null : started - this.stepEnded,
       sequences: outputs.length,
       tokens: 0,

@@ -152,6 +152,8 @@ export interface RunnerInfo {
 
 export interface ModelRunner {
   readonly info: RunnerInfo;
+  /** Milliseconds the last step took where it was computed, without the way there and back; absent where nobody measures. */
+  readonly computeMs?: number;
   /**
    * Binds a slot to a request. `output` holds the tokens it generated before a preemption, so that penalties, the
    * random counter and `minTokens` go on where they were. The slot's sampler counts its own sampled tokens after that.

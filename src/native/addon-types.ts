@@ -71,6 +71,8 @@ export interface NativeStepResult {
   pooled: Float32Array;
   /** [sampled entries][vocabulary], only with `keepLogits`. */
   logits: Float32Array;
+  /** Milliseconds the step took on the engine's thread. */
+  computeMs: number;
 }
 
 export interface NativeEngine {

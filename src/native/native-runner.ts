@@ -14,6 +14,7 @@ export class NativeRunner implements ModelRunner {
   /** Slots whose request asked for log-probabilities. */
   private readonly withLogprobs = new Set<number>();
   private closing: Promise<void> | null = null;
+  computeMs = 0;
 
   constructor(
     private readonly engine: NativeEngine,
@@ -58,7 +59,9 @@ export class NativeRunner implements ModelRunner {
   private async run(record: StepRecord, keepLogits: boolean): Promise<NativeStepResult> {
     const { entries, tokens, blocks, copies } = flatten(record);
     try {
-      return await this.engine.step(entries, tokens, blocks, copies, keepLogits);
+      const result = await this.engine.step(entries, tokens, blocks, copies, keepLogits);
+      this.computeMs = result.computeMs;
+      return result;
     } catch (error) {
       throw stepError(error);
     }

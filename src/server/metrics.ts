@@ -249,9 +249,17 @@ export class Metrics {
       buckets: [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1],
       registers: [this.registry],
     });
-    this.service.engine.on('step', ({ durationMs, gapMs, prefillTokens }) => {
+    const compute = new Counter({
+      name: 'filigree_step_compute_seconds_total',
+      help: 'What steps took where they were computed; the rest of their duration, and the gaps, is JavaScript.',
+      labelNames: LABELS,
+      registers: [this.registry],
+    });
+    compute.inc(this.labels, 0);
+    this.service.engine.on('step', ({ durationMs, computeMs, gapMs, prefillTokens }) => {
       step.observe(this.labels, durationMs / 1000);
       if (gapMs !== null) gap.observe(this.labels, gapMs / 1000);
+      if (computeMs !== null) compute.inc(this.labels, computeMs / 1000);
       if (prefillTokens > 0) return;
       this.decoding.steps++;
       this.decoding.seconds += durationMs / 1000;
