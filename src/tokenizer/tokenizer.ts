@@ -2,6 +2,7 @@ import { Tokenizer as Pipeline } from '@huggingface/tokenizers';
 import { FiligreeError } from '../errors.js';
 import type { TokenizerSource } from '../model/manifest.js';
 import { type TokenBytesRule, tokenBytesRule, tokenToBytes } from './token-bytes.js';
+import { WordEncoder, type WordModel } from './words.js';
 
 export interface EncodeOptions {
   /** Add what the tokenizer adds around a text (BOS, EOS). Default true. */
@@ -30,13 +31,7 @@ interface AddedToken {
 interface Stages {
   normalizer: ((text: string) => string) | null;
   pre_tokenizer: ((text: string, options: { section_index: number }) => string[]) | null;
-  model: ((words: string[]) => string[]) & {
-    vocab: (string | undefined)[];
-    tokens_to_ids: Map<string, number>;
-    unk_token?: string;
-    unk_token_id?: number;
-    fuse_unk?: boolean;
-  };
+  model: WordModel;
   post_processor:
     | ((tokens: string[], pair: string[] | null, addSpecial: boolean) => { tokens: string[] })
     | null;
@@ -46,7 +41,6 @@ interface Stages {
 const SLICE_MS = 4;
 /** Shorter texts are encoded at once. */
 const ASYNC_FROM_CHARACTERS = 4096;
-
 /**
  * Text to token ids and back, as the model's tokenizer.json says.
  *
@@ -72,6 +66,7 @@ export class Tokenizer {
   private readonly normalizedByText = new Map<string, AddedToken>();
   private readonly bytes: (Uint8Array | undefined)[];
   private readonly splitWords: boolean;
+  private readonly words: WordEncoder;
 
   /** @throws FiligreeError `tokenizer_invalid` */
   static create(source: TokenizerSource): Tokenizer {
@@ -135,6 +130,7 @@ export class Tokenizer {
     this.bosId = this.idOf(this.bosToken);
     this.eosId = this.idOf(this.eosToken);
     this.splitWords = stages.pre_tokenizer === null && spacesOnlyInFront(model.vocab);
+    this.words = new WordEncoder(model);
   }
 
   /** Whether the tokenizer wants a BOS in front of a text. */
@@ -157,35 +153,19 @@ export class Tokenizer {
   /** Ids of sections as `split` gives them. */
   encodeSections(sections: (string | number)[]): number[] {
     const ids: number[] = [];
-    for (let i = 0; i < sections.length; i++) {
-      const section = sections[i] as string | number;
-      if (typeof section === 'number') ids.push(section);
-      else for (const piece of this.prepare(section, i)) this.encodePiece(piece, ids);
-    }
+    const work = this.encoding(sections, ids);
+    while (work.next().done !== true);
     return ids;
   }
 
   async encodeSectionsAsync(sections: (string | number)[]): Promise<number[]> {
     const ids: number[] = [];
+    const work = this.encoding(sections, ids);
     let sliceEnd = performance.now() + SLICE_MS;
-    for (let i = 0; i < sections.length; i++) {
-      const section = sections[i] as string | number;
-      if (typeof section === 'number') {
-        ids.push(section);
-        continue;
-      }
-      for (const piece of this.prepare(section, i)) {
-        if (typeof piece === 'number' || this.stages.model.fuse_unk === true) {
-          this.encodePiece(piece, ids);
-          continue;
-        }
-        for (let at = 0; at < piece.length; at += 64) {
-          this.encodePiece(piece.slice(at, at + 64), ids);
-          if (performance.now() < sliceEnd) continue;
-          await new Promise((resolve) => setImmediate(resolve));
-          sliceEnd = performance.now() + SLICE_MS;
-        }
-      }
+    while (work.next().done !== true) {
+      if (performance.now() < sliceEnd) continue;
+      await new Promise((resolve) => setImmediate(resolve));
+      sliceEnd = performance.now() + SLICE_MS;
     }
     return ids;
   }
@@ -324,15 +304,19 @@ export class Tokenizer {
     return pieces;
   }
 
-  private encodePiece(piece: string[] | number, ids: number[]): void {
-    if (typeof piece === 'number') {
-      ids.push(piece);
-      return;
-    }
-    const { model } = this.stages;
-    for (const token of model(piece)) {
-      const id = model.tokens_to_ids.get(token) ?? model.unk_token_id;
-      if (id !== undefined) ids.push(id);
+  /** Appends the ids of sections, pausing about every millisecond of work. */
+  private *encoding(sections: (string | number)[], ids: number[]): Generator<void, void> {
+    for (let i = 0; i < sections.length; i++) {
+      const section = sections[i] as string | number;
+      if (typeof section === 'number') {
+        ids.push(section);
+        continue;
+      }
+      for (const piece of this.prepare(section, i)) {
+        yield;
+        if (typeof piece === 'number') ids.push(piece);
+        else yield* this.words.encode(piece, ids);
+      }
     }
   }
 
