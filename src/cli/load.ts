@@ -52,9 +52,6 @@ export async function loadModel(
     import('../tokenizer/index.js'),
   ]);
   const manifest = await openModel(await resolveModel(name));
-  const tokenizer = tokenizers.Tokenizer.create(manifest.tokenizer);
-  const template =
-    manifest.chatTemplate === null ? null : tokenizers.ChatTemplate.create(manifest.chatTemplate, tokenizer);
   const { config } = manifest;
   const perHead = config.headDim * KV_BYTES[options.kv] + (options.kv === 'i8' ? 4 : 0);
   const plan = planKv({
@@ -68,23 +65,38 @@ export async function loadModel(
     weightBytes: weightBound(manifest, options.weights),
   });
   const progress = loadProgress(manifest.name);
+  // The weights load on the engine's thread; meanwhile this one reads the tokenizer.
+  const loading = loadNativeRunner(manifest, {
+    device: options.device,
+    weights: options.weights,
+    dense: options.dense ?? false,
+    kv: options.kv,
+    ...(options.threads !== undefined && { threads: options.threads }),
+    ...(options.isa !== undefined && { isa: options.isa }),
+    maxModelLen: plan.maxModelLen,
+    kvMemory: plan.kvMemory,
+    maxSlots: size.maxNumSeqs,
+    maxBatchedTokens: size.maxNumBatchedTokens,
+    packedCache: options.packedCache,
+    onProgress: progress.update,
+  });
+  loading.catch(() => {});
   try {
-    const runner = await loadNativeRunner(manifest, {
-      device: options.device,
-      weights: options.weights,
-      dense: options.dense ?? false,
-      kv: options.kv,
-      ...(options.threads !== undefined && { threads: options.threads }),
-      ...(options.isa !== undefined && { isa: options.isa }),
-      maxModelLen: plan.maxModelLen,
-      kvMemory: plan.kvMemory,
-      maxSlots: size.maxNumSeqs,
-      maxBatchedTokens: size.maxNumBatchedTokens,
-      packedCache: options.packedCache,
-      onProgress: progress.update,
-    });
+    const tokenizer = tokenizers.Tokenizer.create(manifest.tokenizer);
+    const template =
+      manifest.chatTemplate === null
+        ? null
+        : tokenizers.ChatTemplate.create(manifest.chatTemplate, tokenizer);
+    const runner = await loading;
     const eos = [...config.eosTokenIds, ...(tokenizer.eosId === null ? [] : [tokenizer.eosId])];
     return { manifest, runner, tokenizer, template, eosTokenIds: [...new Set(eos)] };
+  } catch (error) {
+    // Where the tokenizer is at fault, the runner is nobody's.
+    await loading.then(
+      (runner) => runner.close(),
+      () => {},
+    );
+    throw error;
   } finally {
     progress.stop();
   }

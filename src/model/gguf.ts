@@ -130,13 +130,22 @@ class Cursor {
 
   /** The next `n` bytes, valid until the following call. */
   take(n: number): Buffer {
-    const at = this.position - this.windowStart;
-    if (at + n > this.window.length) return this.refill(n);
-    this.position += n;
+    const at = this.pass(n);
     return this.window.subarray(at, at + n);
   }
 
-  private refill(n: number): Buffer {
+  /** Passes over the next `n` bytes. @returns where in the window they lie */
+  private pass(n: number): number {
+    const at = this.position - this.windowStart;
+    if (at + n > this.window.length) {
+      this.refill(n);
+      return 0;
+    }
+    this.position += n;
+    return at;
+  }
+
+  private refill(n: number): void {
     if (n > this.file.size - this.position)
       throw invalid(`${this.file.name} ends in the middle of its header; it is truncated or damaged`);
     if (this.position + n > MAX_HEADER)
@@ -147,26 +156,29 @@ class Cursor {
       Math.min(Math.max(n, WINDOW), this.file.size - this.position),
     );
     this.position += n;
-    return this.window.subarray(0, n);
   }
 
   u32(): number {
-    return this.take(4).readUInt32LE(0);
+    const at = this.pass(4);
+    return this.window.readUInt32LE(at);
   }
 
   /** A 64-bit count or offset. */
   u64(what: string): number {
-    const value = this.take(8).readBigUInt64LE(0);
-    if (value > BigInt(Number.MAX_SAFE_INTEGER))
-      throw invalid(`${this.file.name}: ${what} is ${value}; the file is damaged`);
-    return Number(value);
+    // A header holds hundreds of thousands of these: no BigInt for each.
+    const at = this.pass(8);
+    const value = this.window.readUInt32LE(at) + this.window.readUInt32LE(at + 4) * 2 ** 32;
+    if (value > Number.MAX_SAFE_INTEGER)
+      throw invalid(`${this.file.name}: ${what} is ${this.window.readBigUInt64LE(at)}; the file is damaged`);
+    return value;
   }
 
   string(what: string, limit = MAX_HEADER): string {
     const length = this.u64(`the length of ${what}`);
     if (length > limit)
       throw invalid(`${this.file.name}: ${what} claims ${length} bytes; the file is damaged`);
-    return this.take(length).toString('utf8');
+    const at = this.pass(length);
+    return this.window.toString('utf8', at, at + length);
   }
 
   value(type: number, what: string, depth = 0): GgufValue {
