@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstring>
 
 #include "engine/embedding.h"
 
@@ -76,7 +77,7 @@ Graph::Graph(const ModelConfig& c, const ModelWeights& weights, KvArena& arena, 
   scratch_bytes_ =
       std::max({linear_scratch(weights, max_rows, max_logit_rows),
                 attend_workspace_floats(arena.layout(), static_cast<int>(c.heads)) * sizeof(float),
-                embedding_scratch_bytes(weights.embedding_matrix())});
+                weights.has_embedding() ? embedding_scratch_bytes(weights.embedding_matrix()) : 0});
   scratch_bytes_ = (scratch_bytes_ + 4095) / 4096 * 4096;
   scratch_ = AlignedBuffer(scratch_bytes_ * static_cast<size_t>(pool.size()));
   rows_.reserve(max_rows);
@@ -140,7 +141,7 @@ void Graph::add_columns(float* to, const float* from, uint32_t rows, uint32_t be
   }
 }
 
-void Graph::prepare(std::span<const Chunk> chunks) {
+void Graph::prepare(std::span<const Chunk> chunks, bool embed) {
   rows_.clear();
   sequences_.clear();
   const size_t qkv_cols = config_.qkv_cols();
@@ -160,24 +161,33 @@ void Graph::prepare(std::span<const Chunk> chunks) {
     }
   }
   attention_plan_.build(sequences_, static_cast<int>(config_.sliding_window));
-  const linear::Matrix& embedding = weights_.embedding_matrix();
   const size_t half = config_.head_dim / 2;
   each_row(static_cast<uint32_t>(rows_.size()), config_.hidden + 32 * half, [&](uint32_t row, int thread) {
     rope_angles(frequencies_, rows_[row].position, row_of<float>(cos_, row, half),
                 row_of<float>(sin_, row, half));
-    read_embedding(embedding, static_cast<uint32_t>(rows_[row].token),
+    if (!embed) return;
+    read_embedding(weights_.embedding_matrix(), static_cast<uint32_t>(rows_[row].token),
                    row_of<float>(hidden_, row, config_.hidden),
                    scratch_.data() + scratch_bytes_ * static_cast<size_t>(thread));
   });
 }
 
 void Graph::forward(std::span<const Chunk> chunks) {
-  prepare(chunks);
+  prepare(chunks, true);
   const uint32_t rows = static_cast<uint32_t>(rows_.size());
   for (uint32_t l = 0; l < config_.layers; ++l) {
-    attention_layer(l, rows);
-    ffn_layer(weights_.layers[l], rows);
+    attention_layer(l, rows, nullptr);
+    ffn_layer(weights_.layers[l], rows, nullptr);
   }
+}
+
+void Graph::forward_layer(uint32_t index, std::span<const Chunk> chunks, float* hidden, const LayerTap& tap) {
+  prepare(chunks, false);
+  const uint32_t rows = static_cast<uint32_t>(rows_.size());
+  const size_t bytes = size_t{rows} * config_.hidden * sizeof(float);
+  std::memcpy(hidden_.data(), hidden, bytes);
+  if (attention_layer(index, rows, &tap) && ffn_layer(weights_.layers[index], rows, &tap))
+    std::memcpy(hidden, hidden_.data(), bytes);
 }
 
 void Graph::rotate_and_store(uint32_t index, uint32_t row) {
@@ -230,7 +240,7 @@ void Graph::attend(uint32_t index) {
   if (!combines.empty()) pool_.run(threads, take_combines);
 }
 
-void Graph::attention_layer(uint32_t index, uint32_t rows) {
+bool Graph::attention_layer(uint32_t index, uint32_t rows, const LayerTap* tap) {
   const ModelConfig& c = config_;
   const LayerWeights& layer = weights_.layers[index];
   const size_t qkv_cols = c.qkv_cols();
@@ -240,6 +250,7 @@ void Graph::attention_layer(uint32_t index, uint32_t rows) {
                    row_of<float>(normed_, row, c.hidden));
     activations_.convert(row);
   });
+  if (tap && !(*tap)(TapPoint::qkv, normed_.as<float>(), c.hidden, rows)) return false;
   project(layer.qkv, rows, qkv_.as<float>(), qkv_cols, false, [&](uint32_t begin, uint32_t end) {
     if (layer.qkv.bias.empty()) return;
     for (uint32_t row = 0; row < rows; ++row) {
@@ -250,12 +261,14 @@ void Graph::attention_layer(uint32_t index, uint32_t rows) {
   attend(index);
   activations_.begin(layer.output, qkv_.as<float>(), qkv_cols, rows);
   each_row(rows, c.q_cols(), [&](uint32_t row, int) { activations_.convert(row); });
+  if (tap && !(*tap)(TapPoint::output, qkv_.as<float>(), qkv_cols, rows)) return false;
   project(layer.output, rows, product_.as<float>(), c.hidden, false, [&](uint32_t begin, uint32_t end) {
     add_columns(hidden_.as<float>(), product_.as<float>(), rows, begin, end);
   });
+  return true;
 }
 
-void Graph::ffn_layer(const LayerWeights& layer, uint32_t rows) {
+bool Graph::ffn_layer(const LayerWeights& layer, uint32_t rows, const LayerTap* tap) {
   const ModelConfig& c = config_;
   activations_.begin(layer.gate_up, normed_.as<float>(), c.hidden, rows);
   each_row(rows, c.hidden, [&](uint32_t row, int) {
@@ -263,6 +276,7 @@ void Graph::ffn_layer(const LayerWeights& layer, uint32_t rows) {
                    row_of<float>(normed_, row, c.hidden));
     activations_.convert(row);
   });
+  if (tap && !(*tap)(TapPoint::gate_up, normed_.as<float>(), c.hidden, rows)) return false;
   const size_t both = layer.gate_up.out;
   project(layer.gate_up, rows, gate_up_.as<float>(), both, layer.interleaved,
           [&](uint32_t begin, uint32_t end) {
@@ -283,9 +297,11 @@ void Graph::ffn_layer(const LayerWeights& layer, uint32_t rows) {
     }
     activations_.convert(row);
   });
+  if (tap && !(*tap)(TapPoint::down, ffn_.as<float>(), ffn_cols_, rows)) return false;
   project(layer.down, rows, product_.as<float>(), c.hidden, false, [&](uint32_t begin, uint32_t end) {
     add_columns(hidden_.as<float>(), product_.as<float>(), rows, begin, end);
   });
+  return true;
 }
 
 void Graph::final_state(uint32_t row, float* out) const {

@@ -18,6 +18,11 @@
 
 namespace filigree {
 
+// The rows that multiply a layer's four projections, as calibration sees them: called once for each, in this order, with x [rows] of
+// the projection's input, `stride` floats apart. False ends the layer there, before the projection.
+enum class TapPoint { qkv, output, gate_up, down };
+using LayerTap = FunctionRef<bool(TapPoint point, const float* x, size_t stride, uint32_t rows)>;
+
 // The decoder: embedding, layers, final norm and head, over a mixed batch of prefill chunks and decode tokens.
 //
 //   h = embed(token)
@@ -40,13 +45,16 @@ class Graph {
   // The final hidden state [hidden], after the last norm, of a row of the last forward().
   void final_state(uint32_t row, float* out) const;
 
+  // One layer alone: hidden [rows][hidden], the layer's input, becomes its output. For calibration (layer_runner.h).
+  void forward_layer(uint32_t index, std::span<const Chunk> chunks, float* hidden, const LayerTap& tap);
+
   size_t workspace_bytes() const;
 
  private:
-  void prepare(std::span<const Chunk> chunks);
-  void attention_layer(uint32_t index, uint32_t rows);
+  void prepare(std::span<const Chunk> chunks, bool embed);
+  bool attention_layer(uint32_t index, uint32_t rows, const LayerTap* tap);
   void attend(uint32_t index);
-  void ffn_layer(const LayerWeights& layer, uint32_t rows);
+  bool ffn_layer(const LayerWeights& layer, uint32_t rows, const LayerTap* tap);
   void rotate_and_store(uint32_t index, uint32_t row);
   // out = projection(input), then finish(part, thread's first row, end row) on the thread that computed them.
   void project(const Projection& projection, uint32_t rows, float* out, size_t stride, bool whole_pairs,

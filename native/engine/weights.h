@@ -69,6 +69,7 @@ struct ModelWeights {
   WeightStatistics statistics;
   std::vector<std::string> warnings;
 
+  bool has_embedding() const { return !embedding.empty() || !head.parts.empty(); }
   const linear::Matrix& embedding_matrix() const {
     return embedding.empty() ? head.parts[0].packed.matrix() : embedding.matrix();
   }

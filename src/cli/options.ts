@@ -37,7 +37,7 @@ export function decimal(least: number, most: number): (text: string) => number {
   };
 }
 
-const bytes = (text: string): number => {
+export const bytes = (text: string): number => {
   try {
     return parseBytes('', text);
   } catch {

@@ -62,9 +62,10 @@ export function readCompressionInfo(config: JsonObject): CompressionInfo {
     schemes.push(weights);
   }
   const agreed = (key: string, max: number) => {
-    const values = new Set(schemes.map((s) => (s.has(key) ? s.integer(key, -1, max) : null)));
+    // A scheme of one scale a row has no group size, and contradicts nobody's.
+    const values = new Set(schemes.filter((s) => s.has(key)).map((s) => s.integer(key, -1, max)));
     const [only] = values;
-    return values.size === 1 && only !== undefined && only !== null && only > 0 ? only : null;
+    return values.size === 1 && only !== undefined && only > 0 ? only : null;
   };
   return { bits: agreed('num_bits', 64), groupSize: agreed('group_size', 1 << 22) };
 }

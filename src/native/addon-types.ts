@@ -151,8 +151,100 @@ export interface Peak {
   instruction: string;
 }
 
+/** Token ids of `ids.length / length` windows, one after the other. */
+export interface TokenWindows {
+  length: number;
+  ids: Int32Array;
+}
+
+export type FloatChoice = 'f32' | 'f16' | 'bf16';
+/** `search` is the engine's own rule when it loads floating-point weights, `nearest` that of models/recipes/quantize.py. */
+export type RoundingChoice = 'gptq' | 'nearest' | 'search';
+export type SolverChoice = 'none' | 'magnitude' | 'wanda' | 'sparsegpt' | 'alps';
+
+export interface NativeCompressionOptions {
+  threads: number;
+  isa: string;
+  /** Calibration passes with inputs and weights of projections rounded to bf16. */
+  bf16: boolean;
+  /** Bytes to stay within, 0 for no bound; hidden states that do not fit go to a file in spillFolder. */
+  memory: number;
+  spillFolder: string;
+  calibration?: TokenWindows;
+  heldOut?: TokenWindows;
+}
+
+export interface NativeLayerOptions {
+  solver: SolverChoice;
+  /** `keep` of every `of` columns; of 0: any zeros. */
+  keep: number;
+  of: number;
+  /** Neighbouring columns that are zero together. */
+  block: number;
+  /** Zeros of q, k, v, o, gate, up, down. */
+  sparsity: number[];
+  /** Matrices that are left as they are, in the same order. */
+  skip: boolean[];
+  keepMask: boolean;
+  damping: number;
+  bits: 0 | 4 | 8;
+  group: number;
+  rounding: RoundingChoice;
+  smooth: number;
+  dtype: FloatChoice;
+}
+
+/** A tensor as safetensors stores it. */
+export interface EncodedTensor {
+  name: string;
+  dtype: string;
+  shape: number[];
+  data: Buffer;
+}
+
+export interface MatrixReport {
+  name: string;
+  rows: number;
+  cols: number;
+  zeros: number;
+  /** Relative squared error of the output over the calibration inputs, after pruning and at the end; null if not measured. */
+  errorPruned: number | null;
+  error: number | null;
+  /** Share of the mean diagonal that was added to the Hessian. */
+  damping: number;
+  /** Input columns that are always zero. */
+  dead: number;
+  iterations: number;
+  seconds: number;
+}
+
+export interface NativeCompression {
+  open(
+    manifest: Pick<ModelManifest, 'config' | 'files' | 'tensors' | 'sourceKey'>,
+    options: NativeCompressionOptions,
+  ): Promise<{ layerBytes: number }>;
+  vocabulary(
+    name: string,
+    options: { bits: 0 | 4 | 8; group: number; rounding: RoundingChoice; dtype: FloatChoice },
+  ): Promise<EncodedTensor[]>;
+  /** The next layer. */
+  layer(
+    options: NativeLayerOptions,
+    onProgress?: (stage: string, share: number) => void,
+  ): Promise<{ reports: MatrixReport[]; tensors: EncodedTensor[] }>;
+  /** The next layer as an earlier run finished it. */
+  restore(tensors: TensorEntry[], files: string[]): Promise<void>;
+  /** How the next layer would fare, left as it is. */
+  probe(options: NativeLayerOptions): Promise<{ error: number[]; outliers: number[] }>;
+  finalNorm(): Promise<EncodedTensor[]>;
+  /** Of the held-out windows, before and after; zeros without any. */
+  perplexity(): Promise<{ before: number; after: number; tokens: number }>;
+  close(): Promise<void>;
+}
+
 export interface NativeAddon {
   Engine: new () => NativeEngine;
+  Compression: new () => NativeCompression;
   cpuInfo(): NativeInfo;
   /** GB/s at which so many threads read memory, each its own bytes (256 MiB). */
   measureReadBandwidth(threads: number, bytesPerThread?: number, rounds?: number): Promise<number>;

@@ -1,7 +1,6 @@
 import { join } from 'node:path';
 import type { RunnerInfo } from '../engine/model-runner.js';
 import { BLOCK_SIZE } from '../engine/model-runner.js';
-import { FiligreeError } from '../errors.js';
 import type { ModelManifest, TensorEntry } from '../model/manifest.js';
 import { cacheFolder } from '../model/resolve.js';
 import type {
@@ -15,22 +14,31 @@ import type {
   WeightChoice,
   ZeroCount,
 } from './addon-types.js';
+import { checkIsa } from './isa.js';
 import { loadAddon } from './load-addon.js';
 import { loadError } from './native-error.js';
 import { NativeRunner } from './native-runner.js';
 
 export type {
   DeviceChoice,
+  EncodedTensor,
+  FloatChoice,
   KernelFormat,
   KernelLayout,
   KernelMatrix,
   KernelVariant,
   KvChoice,
+  MatrixReport,
   NativeInfo,
+  NativeLayerOptions,
   Peak,
+  RoundingChoice,
+  SolverChoice,
+  TokenWindows,
   WeightChoice,
   ZeroCount,
 } from './addon-types.js';
+export { Compression } from './compression.js';
 export { NativeRunner } from './native-runner.js';
 
 /** KV cache where nobody says how much: eight full contexts, at most this many bytes. */
@@ -145,14 +153,6 @@ export function readRows(
   count: number,
 ): Promise<Float32Array> {
   return loadAddon().readRows(tensor, files, row, count);
-}
-
-function checkIsa(isa: string, info: NativeInfo): void {
-  if (info.isas.includes(isa)) return;
-  throw new FiligreeError(
-    'isa_unsupported',
-    `instruction set '${isa}' is not one that this processor (${info.cpu}) has; choose one of ${info.isas.join(', ')}`,
-  );
 }
 
 function defaultKvBytes({ config }: ModelManifest, options: NativeOptions, maxModelLen: number): number {

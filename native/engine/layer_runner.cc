@@ -1,0 +1,115 @@
+#include "engine/layer_runner.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "engine/interleaved_rows.h"
+#include "formats/pack.h"
+
+namespace filigree {
+namespace {
+
+constexpr uint32_t kRows = 512;  // that go through the layer together, as in Engine
+
+class ValueRows final : public RowSource {
+ public:
+  ValueRows(const float* values, uint64_t rows, uint64_t cols) : values_(values), rows_(rows), cols_(cols) {}
+  uint64_t rows() const override { return rows_; }
+  uint64_t cols() const override { return cols_; }
+  void read_f32(uint64_t row, uint64_t n, float* out) const override {
+    std::memcpy(out, values_ + row * cols_, n * cols_ * sizeof(float));
+  }
+
+ private:
+  const float* values_;
+  uint64_t rows_, cols_;
+};
+
+ModelConfig one_layer(ModelConfig config) {
+  config.layers = 1;
+  return config;
+}
+
+KvLayout layout_of(const ModelConfig& c) {
+  return {KvType::f32, static_cast<int>(c.kv_heads), static_cast<int>(c.head_dim)};
+}
+
+}  // namespace
+
+LayerRunner::LayerRunner(const ModelConfig& config, const CpuFeatures& cpu, ThreadPool& pool,
+                         uint32_t max_length, uint32_t batch, bool bf16)
+    : config_(one_layer(config)),
+      cpu_(cpu),
+      pool_(pool),
+      max_length_(max_length),
+      batch_(batch),
+      blocks_((max_length + KvLayout::block_tokens - 1) / KvLayout::block_tokens),
+      bf16_(bf16),
+      arena_(layout_of(config), 1, blocks_ * batch),
+      tokens_(max_length),
+      block_ids_(size_t{blocks_} * batch) {
+  std::iota(block_ids_.begin(), block_ids_.end(), 0);
+  weights_.layers.resize(1);
+}
+
+LayerRunner::~LayerRunner() = default;
+
+size_t LayerRunner::bytes() const {
+  size_t bytes = arena_.bytes() + (graph_ ? graph_->workspace_bytes() : 0);
+  const LayerWeights& layer = weights_.layers[0];
+  for (const Projection* p : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) bytes += p->bytes();
+  return bytes;
+}
+
+PackedMatrix LayerRunner::pack_rows(std::initializer_list<const RowSource*> parts) const {
+  PackOptions options;
+  options.format = bf16_ ? linear::Format::bf16 : linear::Format::f32;
+  options.layout = linear::Layout::dense;
+  return pack(std::span(parts.begin(), parts.size()), options, cpu_, pool_);
+}
+
+void LayerRunner::set_weights(const LayerValues& v) {
+  const ModelConfig& c = config_;
+  graph_.reset();  // it refers to the weights
+  LayerWeights& layer = weights_.layers[0];
+  layer = {};
+  layer.attention_norm.assign(v.attention_norm, v.attention_norm + c.hidden);
+  layer.ffn_norm.assign(v.ffn_norm, v.ffn_norm + c.hidden);
+  const ValueRows q(v.q, c.q_cols(), c.hidden), k(v.k, c.kv_cols(), c.hidden),
+      values(v.v, c.kv_cols(), c.hidden);
+  const ValueRows o(v.o, c.hidden, c.q_cols()), down(v.down, c.hidden, c.intermediate);
+  const ValueRows gate(v.gate, c.intermediate, c.hidden), up(v.up, c.intermediate, c.hidden);
+  layer.qkv.add(pack_rows({&q, &k, &values}), cpu_);
+  if (v.qkv_bias != nullptr) layer.qkv.bias.assign(v.qkv_bias, v.qkv_bias + c.qkv_cols());
+  layer.output.add(pack_rows({&o}), cpu_);
+  layer.gate_up.add(pack_rows({interleave_rows(gate, up).get()}), cpu_);
+  layer.interleaved = true;
+  layer.down.add(pack_rows({&down}), cpu_);
+  graph_ = std::make_unique<Graph>(c, weights_, arena_, cpu_, pool_, kRows, kRows, 0, max_length_);
+}
+
+void LayerRunner::run(float* hidden, uint32_t sequences, uint32_t length, const LayerTap& tap) {
+  const auto flush = [&](uint32_t first_row) {
+    graph_->forward_layer(0, chunks_, hidden + size_t{first_row} * config_.hidden, tap);
+    chunks_.clear();
+  };
+  uint32_t done = 0, gathered = 0;
+  chunks_.clear();
+  for (uint32_t s = 0; s < sequences; ++s) {
+    for (uint32_t position = 0; position < length;) {
+      const uint32_t count = std::min(length - position, kRows - gathered);
+      chunks_.push_back({std::span<const int32_t>(tokens_).first(count), static_cast<int32_t>(position),
+                         block_ids_.data() + size_t{s} * blocks_});
+      position += count;
+      gathered += count;
+      if (gathered < kRows) continue;
+      flush(done);
+      done += gathered;
+      gathered = 0;
+    }
+  }
+  if (gathered > 0) flush(done);
+}
+
+}  // namespace filigree
