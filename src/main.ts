@@ -39,6 +39,8 @@ Examples:
     .option('--max-num-seqs <n>', 'sequences that run at once', whole(1, 4096), 32)
     .option('--max-num-batched-tokens <n>', 'tokens of one step', whole(16, 65536), 512)
     .option('--no-prefix-cache', 'do not keep the KV of earlier prompts')
+    .option('--compare', 'load the model dense, sparse and sparse-quantized too, side by side on the page')
+    .option('--trust-special-tokens', 'control tokens spelled in messages become control tokens')
     .option('--queue <n>', 'requests that may wait', whole(1, 1_000_000), 256)
     .option('--queue-tokens <n>', 'prompt tokens that may wait', whole(1))
     .option(

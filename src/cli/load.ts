@@ -86,7 +86,9 @@ export async function loadModel(
     const template =
       manifest.chatTemplate === null
         ? null
-        : tokenizers.ChatTemplate.create(manifest.chatTemplate, tokenizer);
+        : tokenizers.ChatTemplate.create(manifest.chatTemplate, tokenizer, {
+            trustSpecial: options.trustSpecialTokens ?? false,
+          });
     const runner = await loading;
     const eos = [...config.eosTokenIds, ...(tokenizer.eosId === null ? [] : [tokenizer.eosId])];
     return { manifest, runner, tokenizer, template, eosTokenIds: [...new Set(eos)] };

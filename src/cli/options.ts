@@ -12,6 +12,8 @@ export interface ModelOptions {
   maxModelLen?: number;
   kvMemory?: number;
   packedCache: boolean;
+  /** `serve` alone: what messages spell counts as control tokens. */
+  trustSpecialTokens?: boolean;
 }
 
 /** A parser for commander: whole numbers in a range. */

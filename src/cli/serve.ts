@@ -1,6 +1,6 @@
 import { createServer } from 'node:net';
 import { packageVersion } from '../config.js';
-import { Engine } from '../engine/engine.js';
+import { Engine, type EngineOptions } from '../engine/engine.js';
 import { FiligreeError } from '../errors.js';
 import type { App } from '../server/app.js';
 import { Lifecycle } from '../server/lifecycle.js';
@@ -8,6 +8,7 @@ import type { Service } from '../server/service.js';
 import { loadModel } from './load.js';
 import { makeLogger } from './log.js';
 import type { ModelOptions } from './options.js';
+import { zeroPicture } from './picture.js';
 
 export interface ServeOptions extends ModelOptions {
   host: string;
@@ -18,6 +19,7 @@ export interface ServeOptions extends ModelOptions {
   maxNumSeqs: number;
   maxNumBatchedTokens: number;
   prefixCache: boolean;
+  compare?: boolean;
   queue: number;
   queueTokens?: number;
   drainTimeout: number;
@@ -78,14 +80,15 @@ export async function serveCommand(model: string | undefined, options: ServeOpti
     import('../server/app.js'),
   ]);
   const { info } = runner;
-  const engine = new Engine(runner, {
+  const engineOptions: EngineOptions = {
     maxNumSeqs: options.maxNumSeqs,
     maxNumBatchedTokens: options.maxNumBatchedTokens,
     prefixCache: options.prefixCache,
     queueLimit: options.queue,
     queueTokenLimit: options.queueTokens ?? options.queue * info.maxModelLen,
     watchdogMs: WATCHDOG_MS,
-  });
+  };
+  const engine = new Engine(runner, engineOptions);
   const names = options.servedModelName?.length ? options.servedModelName : [manifest.name];
   const service: Service = {
     engine,
@@ -98,9 +101,17 @@ export async function serveCommand(model: string | undefined, options: ServeOpti
       template,
       eosTokenIds,
       architecture: manifest.config.architecture,
+      picture: zeroPicture(manifest),
       created: Math.floor(Date.now() / 1000),
     },
   };
+  if (options.compare)
+    service.variants = await (await import('./compare.js')).loadVariants(
+      model,
+      options,
+      service,
+      engineOptions,
+    );
   const keys = [...(options.apiKey ?? []), ...(process.env.FILIGREE_API_KEY?.split(',') ?? [])].filter(
     Boolean,
   );
@@ -161,7 +172,10 @@ function handleSignals(
   drainSeconds: number,
   log: ReturnType<typeof makeLogger>,
 ): void {
-  const { engine, lifecycle } = service;
+  const { lifecycle } = service;
+  const engines = [service, ...[...(service.variants?.values() ?? [])].map((v) => v.service)].map(
+    (s) => s.engine,
+  );
   let stopping = false;
   const stop = async (signal: NodeJS.Signals) => {
     if (stopping) {
@@ -172,12 +186,12 @@ function handleSignals(
     log.info({ signal, active: lifecycle.active, drainSeconds }, 'draining');
     if (!(await lifecycle.drain(drainSeconds * 1000))) {
       log.warn({ active: lifecycle.active }, 'drain timeout: breaking off what still runs');
-      await engine.drain(0);
+      await Promise.all(engines.map((each) => each.drain(0)));
       await lifecycle.drain(FAREWELL_MS);
     }
     setTimeout(() => app.server.closeAllConnections(), FAREWELL_MS).unref();
     await app.close();
-    await engine.close();
+    await Promise.all(engines.map((each) => each.close()));
     log.info('stopped');
     log.flush(() => process.exit(0));
   };

@@ -23,6 +23,7 @@ import { embeddingRoutes } from './routes/embeddings.js';
 import { messageRoutes } from './routes/messages.js';
 import { modelRoutes } from './routes/models.js';
 import { operationRoutes } from './routes/operations.js';
+import { pageRoutes } from './routes/page.js';
 import { responseRoutes } from './routes/responses.js';
 import { streamRoutes } from './routes/stream.js';
 import { tokenRoutes } from './routes/tokens.js';
@@ -170,6 +171,7 @@ export async function buildApp(service: Service, options: ServerOptions = {}): P
   });
 
   operationRoutes(app, service);
+  pageRoutes(app, service);
   await app.register(async (scope) => {
     const api = scope.withTypeProvider<TypeBoxTypeProvider>();
     if (!options.protectAll) api.addHook('onRequest', async (request) => keys.check(request.headers));

@@ -5,13 +5,14 @@ import { chatLogprobs, promptLogprobs } from './logprobs.js';
 import { encodeChat, truncated } from './prompt.js';
 import { answerBudget, planSampling } from './sampling.js';
 import type { ChatBody } from './schemas/chat.js';
-import { resolveName, type Service } from './service.js';
+import { resolveName, type Service, serviceFor } from './service.js';
 
 /**
  * Answers `/v1/chat/completions`: everything that can be refused is refused here, before the first byte of an answer.
  * @throws FiligreeError
  */
-export async function startChat(service: Service, body: ChatBody, call: Call): Promise<Exchange> {
+export async function startChat(shared: Service, body: ChatBody, call: Call): Promise<Exchange> {
+  const service = serviceFor(shared, body.model);
   const model = resolveName(service, body.model);
   const { tokenizer } = service.model;
   const choices = body.n ?? 1;

@@ -20,7 +20,7 @@ import {
 import { readPrompts, refuseHopeless } from './prompt.js';
 import { answerBudget, planSampling } from './sampling.js';
 import type { CompletionBody } from './schemas/completions.js';
-import { resolveName, type Service } from './service.js';
+import { resolveName, type Service, serviceFor } from './service.js';
 
 /** OpenAI's default length of a text completion. */
 const DEFAULT_MAX_TOKENS = 16;
@@ -83,7 +83,8 @@ const score = (generation: TextGeneration) =>
  * Answers `/v1/completions`. Choice `p * n + c` is the c-th of prompt p.
  * @throws FiligreeError
  */
-export async function startCompletion(service: Service, body: CompletionBody, call: Call): Promise<Exchange> {
+export async function startCompletion(shared: Service, body: CompletionBody, call: Call): Promise<Exchange> {
+  const service = serviceFor(shared, body.model);
   const model = resolveName(service, body.model);
   const { tokenizer } = service.model;
   const n = body.n ?? 1;

@@ -4,7 +4,7 @@ import { FiligreeError } from '../errors.js';
 import { type Call, type Exchange, envelope } from './exchange.js';
 import { readPrompts } from './prompt.js';
 import type { EmbeddingBody } from './schemas/embeddings.js';
-import { resolveName, type Service } from './service.js';
+import { resolveName, type Service, serviceFor } from './service.js';
 
 type Generation = ReturnType<Engine['submit']>;
 
@@ -44,7 +44,8 @@ async function pooledState(generation: Generation): Promise<Float32Array> {
  * that a batch of thousands neither overflows the queue nor shuts others out.
  * @throws FiligreeError
  */
-export async function startEmbedding(service: Service, body: EmbeddingBody, call: Call): Promise<Exchange> {
+export async function startEmbedding(shared: Service, body: EmbeddingBody, call: Call): Promise<Exchange> {
+  const service = serviceFor(shared, body.model);
   const { engine } = service;
   const model = resolveName(service, body.model);
   const { hiddenSize } = engine.info;

@@ -3,6 +3,13 @@ import { FiligreeError } from '../errors.js';
 import type { ChatTemplate, Tokenizer } from '../tokenizer/index.js';
 import type { Lifecycle } from './lifecycle.js';
 
+/** Zeros of the model's matrices, for the page. */
+export interface ZeroPicture {
+  layers: number;
+  /** Share of zeros by kind of matrix and layer; null while they are counted. */
+  zeros(): Record<string, (number | null)[]> | null;
+}
+
 export interface ServedModel {
   /** The first is the one that answers carry when the request names none. */
   names: readonly [string, ...string[]];
@@ -11,6 +18,7 @@ export interface ServedModel {
   template: ChatTemplate | null;
   eosTokenIds: readonly number[];
   architecture: string;
+  picture?: ZeroPicture;
   /** Unix seconds. */
   created: number;
 }
@@ -23,16 +31,29 @@ export interface Service {
   /** Whether the engine was made with a prefix cache. */
   prefixCache: boolean;
   version: string;
+  /** Further models beside the first by name, each with an engine of its own: what `--compare` shows side by side. */
+  variants?: ReadonlyMap<string, Variant> | undefined;
+}
+
+export interface Variant {
+  /** What the page calls it. */
+  label: string;
+  service: Service;
+}
+
+/** The service that a request's model names: one of the variants, or else the server's own. */
+export function serviceFor(service: Service, requested: string | null | undefined): Service {
+  return service.variants?.get(requested ?? '')?.service ?? service;
 }
 
 /** The name to answer with. @throws FiligreeError model_not_found */
 export function resolveName(service: Service, requested: string | null | undefined): string {
   const { names } = service.model;
   if (requested === undefined || requested === null || requested === '') return names[0];
-  if (names.includes(requested)) return requested;
+  if (names.includes(requested) || service.variants?.has(requested)) return requested;
   throw new FiligreeError(
     'model_not_found',
-    `The model '${requested}' does not exist. This server has: ${names.join(', ')}.`,
+    `The model '${requested}' does not exist. This server has: ${[...names, ...(service.variants?.keys() ?? [])].join(', ')}.`,
     { param: 'model' },
   );
 }

@@ -19,6 +19,11 @@ export interface RenderOptions {
   continueFinalMessage?: boolean;
 }
 
+export interface TemplateOptions {
+  /** Control tokens that messages spell become control tokens, as in the reference tokenization. Default false. */
+  trustSpecial?: boolean;
+}
+
 /** Names that the template language declares itself, and those that only the options set. */
 const RESERVED = new Set(
   'true false none True False None range raise_exception strftime_now messages tools add_generation_prompt'.split(
@@ -39,9 +44,9 @@ export class ChatTemplate {
   private readonly noTools: null | [];
 
   /** @throws FiligreeError `template_invalid` */
-  static create(template: string, tokenizer: Tokenizer): ChatTemplate {
+  static create(template: string, tokenizer: Tokenizer, options: TemplateOptions = {}): ChatTemplate {
     try {
-      return new ChatTemplate(new Template(template), tokenizer);
+      return new ChatTemplate(new Template(template), tokenizer, options);
     } catch (error) {
       const reason = (error as Error).message;
       throw new FiligreeError('template_invalid', `The chat template cannot be parsed: ${reason}`, {
@@ -53,6 +58,7 @@ export class ChatTemplate {
   private constructor(
     private readonly template: Template,
     private readonly tokenizer: Tokenizer,
+    private readonly options: TemplateOptions,
   ) {
     this.guard = new ForgeryGuard(tokenizer.controlTexts);
     this.noTools = this.takes(null) || !this.takes([]) ? null : [];
@@ -79,6 +85,7 @@ export class ChatTemplate {
   private sections(messages: readonly ChatMessage[], options: RenderOptions): (string | number)[] {
     const { guard, tokenizer } = this;
     const input = { messages, tools: options.tools, kwargs: options.kwargs ?? {} };
+    if (this.options.trustSpecial) return tokenizer.split(this.run(input, options), true);
     const marks = guard.chooseMarks(input);
     if (marks === null) throw templateError('The messages use every private-use character there is.');
     const { text, seams } = guard.unmark(this.run(guard.mark(input, marks[0]), options), marks[0]);

@@ -1,6 +1,6 @@
 import Type from 'typebox';
 import { errorResponses } from '../schemas/common.js';
-import { resolveName, type Service } from '../service.js';
+import { resolveName, type Service, serviceFor } from '../service.js';
 import type { Api } from './api.js';
 
 const modelSchema = Type.Object(
@@ -22,26 +22,30 @@ const modelSchema = Type.Object(
 );
 
 export function modelRoutes(api: Api, service: Service): void {
-  const { info } = service.engine;
-  const { names, architecture, created } = service.model;
-  const largest = Object.entries(info.formats).sort((a, b) => b[1] - a[1])[0];
-  const describe = (id: string) => ({
-    id,
-    object: 'model' as const,
-    created,
-    owned_by: 'filigree',
-    root: names[0],
-    parent: null,
-    max_model_len: info.maxModelLen,
-    architecture,
-    /** The format of most bytes; `formats` has all. */
-    format: largest?.[0] ?? 'none',
-    formats: info.formats,
-    sparsity: info.sparsity,
-    weight_bytes: info.weightBytes,
-    dense_f32_bytes: info.denseF32Bytes,
-    kv_type: info.kvType,
-  });
+  const describe = (id: string) => {
+    const { engine, model } = serviceFor(service, id);
+    const { info } = engine;
+    const { names, architecture, created } = model;
+    const largest = Object.entries(info.formats).sort((x, y) => y[1] - x[1])[0];
+    return {
+      id,
+      object: 'model' as const,
+      created,
+      owned_by: 'filigree',
+      root: names[0],
+      parent: null,
+      max_model_len: info.maxModelLen,
+      architecture,
+      /** The format of most bytes; `formats` has all. */
+      format: largest?.[0] ?? 'none',
+      formats: info.formats,
+      sparsity: info.sparsity,
+      weight_bytes: info.weightBytes,
+      dense_f32_bytes: info.denseF32Bytes,
+      kv_type: info.kvType,
+    };
+  };
+  const all = () => [...service.model.names, ...(service.variants?.keys() ?? [])];
   api.get(
     '/v1/models',
     {
@@ -54,7 +58,7 @@ export function modelRoutes(api: Api, service: Service): void {
         },
       },
     },
-    async () => ({ object: 'list' as const, data: names.map(describe) }),
+    async () => ({ object: 'list' as const, data: all().map(describe) }),
   );
   // A wildcard: names may hold slashes.
   api.get(

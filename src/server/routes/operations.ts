@@ -9,7 +9,7 @@ const status = Type.Object({ status: Type.String() });
 
 /** Probes, metrics and the document: what orchestrators, routers and scrapers read. Open unless all is protected. */
 export function operationRoutes(api: Api, service: Service): void {
-  const { engine, lifecycle, model, version } = service;
+  const { engine, lifecycle, version } = service;
   const metrics = new Metrics(service);
   const tags = ['operation'];
 
@@ -66,23 +66,4 @@ export function operationRoutes(api: Api, service: Service): void {
         .send(await metrics.text()),
   );
   api.get('/openapi.json', { schema: { hide: true } }, async () => api.swagger());
-  api.get(
-    '/',
-    {
-      schema: {
-        summary: 'What this server is',
-        tags,
-        response: { 200: Type.Object({}, { additionalProperties: true }) },
-      },
-    },
-    async () => ({
-      name: 'filigree',
-      version,
-      model: model.names[0],
-      chat: '/v1/chat/completions',
-      completions: '/v1/completions',
-      websocket: '/v1/stream',
-      documentation: '/docs',
-    }),
-  );
 }
