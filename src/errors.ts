@@ -26,6 +26,8 @@ export const ERROR_CODES = {
   native_unavailable: { status: 500, type: 'server_error', local: true },
   isa_unsupported: { status: 500, type: 'server_error', exit: 2, local: true },
 
+  download_failed: { status: 500, type: 'server_error', local: true },
+
   // Models on disk
   model_missing: { status: 500, type: 'server_error', local: true },
   model_invalid: { status: 500, type: 'server_error', local: true },
