@@ -14,21 +14,31 @@ namespace filigree {
 namespace {
 
 constexpr size_t kLine = 64;
-constexpr size_t kAhead = 4096;
 
-// XOR of everything: one dependent chain per 8 bytes of a line, so loads are what limits.
-uint64_t read_all(const std::byte* data, size_t bytes) {
-  uint64_t sums[8] = {};
-  for (size_t at = 0; at + kLine <= bytes; at += kLine) {
-    __builtin_prefetch(data + at + kAhead, 0, 3);
-    uint64_t line[8];
-    std::memcpy(line, data + at, kLine);
-    for (int i = 0; i < 8; ++i) sums[i] ^= line[i];
+// One load a cache line brings it in whole, so that nothing but memory limits; the lines of `streams` runs are taken in turn, each
+// prefetched `ahead` bytes before it is read.
+uint64_t read_all(const std::byte* data, size_t bytes, int streams, size_t ahead) {
+  const size_t run = bytes / static_cast<size_t>(streams) / kLine * kLine;
+  uint64_t sum = 0;
+  for (size_t at = 0; at + kLine <= run; at += kLine) {
+    for (int s = 0; s < streams; ++s) {
+      const std::byte* line = data + static_cast<size_t>(s) * run + at;
+      __builtin_prefetch(line + ahead, 0, 3);
+      uint64_t word;
+      std::memcpy(&word, line, sizeof(word));
+      sum ^= word;
+    }
   }
-  uint64_t all = 0;
-  for (const uint64_t sum : sums) all ^= sum;
-  return all;
+  return sum;
 }
+
+// Ways to walk memory; which is fastest differs between processors and their prefetchers, the bound is the best of them.
+struct Walk {
+  int streams;
+  size_t ahead;
+};
+constexpr Walk kWalks[] = {{1, 4096}, {1, 8192}, {4, 2048}, {4, 4096}};
+constexpr size_t kMostAhead = 8192;
 
 }  // namespace
 
@@ -39,7 +49,7 @@ double measure_read_bandwidth(int threads, size_t bytes_per_thread, int passes) 
   }
   ThreadPool pool(threads);
   // The slack keeps prefetches past the end inside the buffer.
-  AlignedBuffer memory(static_cast<size_t>(threads) * bytes_per_thread + kAhead + kLine);
+  AlignedBuffer memory(static_cast<size_t>(threads) * bytes_per_thread + kMostAhead + kLine);
   std::vector<uint64_t> sums(static_cast<size_t>(threads) * 8);
   const auto slice = [&](int thread) {
     return memory.data() + static_cast<size_t>(thread) * bytes_per_thread;
@@ -47,12 +57,15 @@ double measure_read_bandwidth(int threads, size_t bytes_per_thread, int passes) 
   pool.run([&](int thread, int) { std::memset(slice(thread), thread + 1, bytes_per_thread); });
   double best = 0;
   for (int pass = 0; pass < passes; ++pass) {
-    const auto start = std::chrono::steady_clock::now();
-    pool.run([&](int thread, int) {
-      sums[static_cast<size_t>(thread) * 8] ^= read_all(slice(thread), bytes_per_thread);
-    });
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    best = std::max(best, static_cast<double>(bytes_per_thread) * threads / seconds.count());
+    for (const Walk& walk : kWalks) {
+      const auto start = std::chrono::steady_clock::now();
+      pool.run([&](int thread, int) {
+        sums[static_cast<size_t>(thread) * 8] ^=
+            read_all(slice(thread), bytes_per_thread, walk.streams, walk.ahead);
+      });
+      const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+      best = std::max(best, static_cast<double>(bytes_per_thread) * threads / seconds.count());
+    }
   }
   // Keeps the sums, and with them the reads, alive.
   volatile uint64_t sink = 0;

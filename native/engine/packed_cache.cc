@@ -19,6 +19,8 @@ namespace {
 
 constexpr char kMagic[8] = {'F', 'G', 'P', 'A', 'C', 'K', 'S', '\n'};
 constexpr uint64_t kVersion = 1;
+// One more whenever choose_layout decides otherwise for the same instruction set.
+constexpr int kLayoutChoice = 2;
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kMostHead = uint64_t{1} << 30;
 
@@ -116,7 +118,7 @@ uint64_t page_up(uint64_t offset) { return (offset + kPage - 1) / kPage * kPage;
 std::string packed_cache_key(const ModelDescription& model, const WeightOptions& options,
                              const WeightPlan& plan) {
   std::string key = "source " + model.source_key + "\nisa " + options.isa + "\nmatrix version " +
-                    std::to_string(kPackedVersion);
+                    std::to_string(kPackedVersion) + "\nlayout choice " + std::to_string(kLayoutChoice);
   for (const MatrixPlan& m : plan.matrices) {
     key += "\n" + m.key() + " " + std::to_string(m.rows) + "x" + std::to_string(m.cols) + " " +
            linear::name_of(m.format) + " " + (m.layout ? linear::name_of(*m.layout) : "by zeros");

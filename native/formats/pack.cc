@@ -51,17 +51,17 @@ class Packer {
         parts[0]->cols() > 1u << 30) {
       throw Error(ErrorCode::invalid_argument, "nothing to pack, or over 2^30 rows or columns");
     }
-    if (options.layout == Layout::slots16 ||
-        (options.layout == Layout::slots8 && options.format != Format::i8)) {
-      throw Error(ErrorCode::unsupported, std::string("no ") + linear::name_of(options.format) + " in " +
-                                              linear::name_of(*options.layout) + " layout");
-    }
     spec_.format = options.format;
     spec_.layout = options.layout.value_or(Layout::bitmask);
     spec_.rows = static_cast<uint32_t>(rows);
     spec_.cols = static_cast<uint32_t>(parts[0]->cols());
     use_codes_.resize(parts.size());
     decide_codes();
+    if (options.layout == Layout::slots16 || (options.layout == Layout::slots8 && !slots_fit())) {
+      throw Error(ErrorCode::unsupported, std::string("no ") + linear::name_of(options.format) +
+                                              (spec_.has_min ? " with minimums" : "") + " in " +
+                                              linear::name_of(*options.layout) + " layout");
+    }
   }
 
   PackedMatrix run() {
@@ -78,14 +78,17 @@ class Packer {
     for_units([&](Unit& unit, uint32_t u) {
       load(unit, u, true);
       write_masks(unit, u, masks.data(), &unit_bytes[u], &unit_stored[u]);
-      if (may_take_slots()) slot_bytes[u] = pack_slots8(unit.codes.data(), unit.rows, spec_.cols, nullptr);
+      if (may_take_slots()) slot_bytes[u] = write_slots(unit, nullptr);
     });
     stored_ = 0;
     for (uint64_t s : unit_stored) stored_ += s;
     if (!options_.layout) {
       const double zeros =
           1.0 - static_cast<double>(stored_) / (static_cast<double>(spec_.rows) * spec_.cols);
-      const Layout chosen = linear::choose_layout(spec_.format, zeros, cpu_);
+      Layout chosen = linear::choose_layout(spec_.format, zeros, cpu_);
+      if (chosen == Layout::slots8 && !slots_fit()) chosen = Layout::bitmask;
+      // Codes with a mask and minimums can be taken over by a bitmask only.
+      if (chosen == Layout::dense && masked_minimum_ && linear::is_sparse(zeros)) chosen = Layout::bitmask;
       if (chosen == Layout::dense) {
         masks = {};
         spec_.layout = Layout::dense;
@@ -104,11 +107,21 @@ class Packer {
   uint32_t unit_rows() const { return kPanelRows * per_unit(); }
   uint32_t unit_count() const { return linear::panel_count(spec_) / per_unit(); }
 
+  bool slots_fit() const {
+    return spec_.format == Format::i8 || (linear::is_i4(spec_.format) && !spec_.has_min);
+  }
+
   // Whether the zeros, still to be counted, may lead to slots8.
   bool may_take_slots() const {
-    if (spec_.format != Format::i8) return false;
+    if (!slots_fit()) return false;
     return options_.layout ? *options_.layout == Layout::slots8
-                           : linear::choose_layout(Format::i8, 0.7, cpu_) == Layout::slots8;
+                           : linear::choose_layout(spec_.format, 0.99, cpu_) == Layout::slots8;
+  }
+
+  size_t write_slots(const Unit& unit, std::byte* out) const {
+    return linear::is_i4(spec_.format) ? pack_slots8_i4(unit.codes.data(), unit.rows, spec_.cols,
+                                                        linear::group_size(spec_.format), out)
+                                       : pack_slots8(unit.codes.data(), unit.rows, spec_.cols, out);
   }
 
   // Which parts' own codes are taken over.
@@ -322,7 +335,7 @@ class Packer {
     for_units([&](Unit& unit, uint32_t u) {
       load(unit, u, !scales_known);
       if (spec_.layout == Layout::slots8) {
-        pack_slots8(unit.codes.data(), unit.rows, spec_.cols, blob.data() + at.values + offsets[u]);
+        write_slots(unit, blob.data() + at.values + offsets[u]);
       } else {
         write_values(unit, blob.data() + at.values + offsets[u], dense);
       }

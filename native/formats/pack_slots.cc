@@ -8,6 +8,8 @@
 namespace filigree {
 namespace {
 
+using linear::kNibbleMove;
+using linear::kNibbleStepBytes;
 using linear::kSlotHeaderBytes;
 using linear::kSlotMoves;
 using linear::kSlotPairBytes;
@@ -72,7 +74,52 @@ uint32_t pack_octet(const int8_t* codes, uint32_t rows, uint32_t cols, std::byte
   }
 }
 
+// One group of columns [begin, end) of an octet; returns the bytes of its count and steps.
+size_t pack_nibble_group(const int8_t* nibbles, uint32_t rows, uint32_t cols, uint32_t begin, uint32_t end,
+                         uint32_t last_start, std::byte* out) {
+  const auto next_stored = [&](uint32_t r, uint32_t k) {
+    while (k < end && nibbles[size_t{r} * cols + k] == 8) ++k;
+    return k;
+  };
+  uint32_t next[8], window = begin, steps = 0;
+  for (uint32_t r = 0; r < rows; ++r) next[r] = next_stored(r, begin);
+  for (;;) {
+    const uint32_t first = rows == 0 ? end : *std::min_element(next, next + rows);
+    if (first >= end) break;
+    const uint32_t start = std::min(first, last_start);
+    std::byte* step = out == nullptr ? nullptr : out + 1 + steps * kNibbleStepBytes;
+    if (step != nullptr) {
+      std::memset(step, 0, kNibbleMove);
+      step[kNibbleMove] = static_cast<std::byte>(start - window);
+    }
+    window = start;
+    for (uint32_t r = 0; r < rows; ++r) {
+      for (uint32_t slot = 0; slot < 4 && next[r] < std::min(end, window + kWindow); ++slot) {
+        const uint32_t code = static_cast<uint32_t>(nibbles[size_t{r} * cols + next[r]]) ^ 8u;
+        if (step != nullptr) step[4 * r + slot] = static_cast<std::byte>(code << 4 | (next[r] - window));
+        next[r] = next_stored(r, next[r] + 1);
+      }
+    }
+    ++steps;
+  }
+  if (out != nullptr) out[0] = static_cast<std::byte>(steps);
+  return 1 + steps * kNibbleStepBytes;
+}
+
 }  // namespace
+
+size_t pack_slots8_i4(const int8_t* nibbles, uint32_t rows, uint32_t cols, uint32_t group, std::byte* out) {
+  size_t bytes = 0;
+  for (uint32_t octet = 0; octet < 4; ++octet) {
+    const uint32_t n = std::min(8u, rows - std::min(rows, 8 * octet));
+    const int8_t* first = nibbles + size_t{8} * octet * cols * (n > 0);
+    for (uint32_t begin = 0; begin < cols; begin += group) {
+      bytes += pack_nibble_group(first, n, cols, begin, std::min(cols, begin + group),
+                                 begin + group - kWindow, out == nullptr ? nullptr : out + bytes);
+    }
+  }
+  return bytes;
+}
 
 size_t pack_slots8(const int8_t* codes, uint32_t rows, uint32_t cols, std::byte* out) {
   uint32_t pairs[2];

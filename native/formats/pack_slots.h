@@ -9,4 +9,7 @@ namespace filigree {
 // length in bytes; with out == nullptr nothing is written.
 size_t pack_slots8(const int8_t* codes, uint32_t rows, uint32_t cols, std::byte* out);
 
+// The same for up to 32 rows of i4 nibbles u (weight = scale * (u - 8)) in groups of `group` columns: a pair of panels.
+size_t pack_slots8_i4(const int8_t* nibbles, uint32_t rows, uint32_t cols, uint32_t group, std::byte* out);
+
 }  // namespace filigree

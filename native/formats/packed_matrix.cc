@@ -82,15 +82,16 @@ void check_bitmask(const Matrix& m, uint64_t value_bytes) {
   if (stored != m.stored) corrupt("masks and the number of stored elements disagree");
 }
 
-// Every panel's stream fits its offsets, and no window leaves the padded activations.
+// Every unit's stream fits its offsets, and no window leaves the padded activations.
 void check_slots8(const Matrix& m, uint64_t value_bytes) {
-  if (m.format != Format::i8) corrupt("slots8 holds i8 only");
-  const uint32_t panels = linear::panel_count(m);
-  if (m.offsets[0] != 0 || m.offsets[panels] != value_bytes) corrupt("offsets do not span the values");
-  for (uint32_t p = 0; p < panels; ++p) {
-    if (m.offsets[p] > m.offsets[p + 1] || m.offsets[p + 1] > value_bytes ||
-        !linear::is_slots8_panel(m.values + m.offsets[p], m.offsets[p + 1] - m.offsets[p], m.cols)) {
-      corrupt("the slots of panel " + std::to_string(p) + " are not well formed");
+  if (m.format != Format::i8 && (!linear::is_i4(m.format) || m.has_min))
+    corrupt("slots8 holds i8, and i4 without minimum");
+  const uint64_t units = units_of(m);
+  if (m.offsets[0] != 0 || m.offsets[units] != value_bytes) corrupt("offsets do not span the values");
+  for (uint64_t u = 0; u < units; ++u) {
+    if (m.offsets[u] > m.offsets[u + 1] || m.offsets[u + 1] > value_bytes ||
+        !linear::is_slots8_unit(m, m.values + m.offsets[u], m.offsets[u + 1] - m.offsets[u])) {
+      corrupt("the slots of unit " + std::to_string(u) + " are not well formed");
     }
   }
 }

@@ -126,13 +126,13 @@ struct BitmaskBf16 {
   }
 };
 
-// One token, P panels together: P * 2 independent chains, one broadcast for all.
+// One token, P panels `apart` from each other together: P * 2 independent chains, one broadcast for all.
 template <class Cursor, int P>
-void decode_panels(const Matrix& m, const float* x, uint32_t panel, float* out) {
+void decode_panels(const Matrix& m, const float* x, uint32_t panel, uint32_t apart, float* out) {
   constexpr int kCols = Cursor::kCols;
   const size_t tiles = tile_count(m);
   auto cursors = [&]<size_t... I>(std::index_sequence<I...>) {
-    return std::array<Cursor, P>{Cursor(m, panel + static_cast<uint32_t>(I))...};
+    return std::array<Cursor, P>{Cursor(m, panel + static_cast<uint32_t>(I) * apart)...};
   }(std::make_index_sequence<P>());
   __m256 acc[P][2];
   for (auto& a : acc) a[0] = a[1] = _mm256_setzero_ps();
@@ -154,7 +154,7 @@ void decode_panels(const Matrix& m, const float* x, uint32_t panel, float* out) 
   }
 #pragma GCC unroll 8
   for (int p = 0; p < P; ++p) {
-    const uint32_t row = (panel + static_cast<uint32_t>(p)) * kPanelRows;
+    const uint32_t row = (panel + static_cast<uint32_t>(p) * apart) * kPanelRows;
     store_rows(out, row, m.rows, acc[p][0]);
     store_rows(out, row + 8, m.rows, acc[p][1]);
   }
@@ -162,9 +162,10 @@ void decode_panels(const Matrix& m, const float* x, uint32_t panel, float* out) 
 
 template <class Cursor>
 void decode(const Matrix& m, const float* x, uint32_t begin, uint32_t end, float* out) {
-  uint32_t panel = begin;
-  for (; panel + 2 <= end; panel += 2) decode_panels<Cursor, 2>(m, x, panel, out);
-  if (panel < end) decode_panels<Cursor, 1>(m, x, panel, out);
+  // One panel from each half of the range: both streams of memory run on from panel to panel, and so do their prefetches.
+  const uint32_t half = (end - begin) / 2;
+  for (uint32_t p = 0; p < half; ++p) decode_panels<Cursor, 2>(m, x, begin + p, half, out);
+  if ((end - begin) % 2 != 0) decode_panels<Cursor, 1>(m, x, end - 1, 0, out);
 }
 
 // acc[TB][16] += block[cols][16] * x[cols][kTokenTile], the first TB tokens of the tile.

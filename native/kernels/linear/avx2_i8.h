@@ -42,7 +42,7 @@ FILIGREE_INLINE void store_quads(const Matrix& m, uint32_t panel_a, uint32_t pan
 
 template <class Dot, int P>
 void decode_dense(const Matrix& m, const int8_t* x, const uint8_t* b, float scale, uint32_t panel,
-                  float* out) {
+                  uint32_t apart, float* out) {
   const size_t tiles = tile_count(m);
   const std::byte* w = m.values + size_t{panel} * tiles * 64;
   __m256i acc[P][4];
@@ -53,7 +53,7 @@ void decode_dense(const Matrix& m, const int8_t* x, const uint8_t* b, float scal
     const __m256i xs = broadcast4(x + 4 * t), xb = broadcast4(b + 4 * t);
 #pragma GCC unroll 2
     for (int p = 0; p < P; ++p) {
-      const std::byte* from = w + (p * tiles + t) * 64;
+      const std::byte* from = w + (p * apart * tiles + t) * 64;
       prefetch(from + kAheadDense);
       acc[p][second] = Dot::one(acc[p][second], load256(from), xs, xb);
       acc[p][second + 1] = Dot::one(acc[p][second + 1], load256(from + 32), xs, xb);
@@ -67,7 +67,7 @@ void decode_dense(const Matrix& m, const int8_t* x, const uint8_t* b, float scal
   if (t < tiles) step(t, 0);
 #pragma GCC unroll 8
   for (int p = 0; p < P; ++p) {
-    const uint32_t row = (panel + static_cast<uint32_t>(p)) * kPanelRows;
+    const uint32_t row = (panel + static_cast<uint32_t>(p) * apart) * kPanelRows;
     store_i8<Dot>(m, row, _mm256_add_epi32(acc[p][0], acc[p][2]), scale, out);
     store_i8<Dot>(m, row + 8, _mm256_add_epi32(acc[p][1], acc[p][3]), scale, out);
   }
@@ -135,9 +135,10 @@ template <class Dot>
 void decode_i8_dense(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
                      std::byte* workspace) {
   const uint8_t* b = form_bytes<Dot>(m, in.i8, workspace);
-  uint32_t p = begin;
-  for (; p + 2 <= end; p += 2) decode_dense<Dot, 2>(m, in.i8, b, in.scales[0], p, out);
-  if (p < end) decode_dense<Dot, 1>(m, in.i8, b, in.scales[0], p, out);
+  // One panel from each half of the range: both streams of memory run on from panel to panel, and so do their prefetches.
+  const uint32_t half = (end - begin) / 2;
+  for (uint32_t p = 0; p < half; ++p) decode_dense<Dot, 2>(m, in.i8, b, in.scales[0], begin + p, half, out);
+  if ((end - begin) % 2 != 0) decode_dense<Dot, 1>(m, in.i8, b, in.scales[0], end - 1, 0, out);
 }
 
 template <class Dot>

@@ -15,6 +15,8 @@ namespace {
 
 // Tokens that the accumulators of four panels leave registers for: 4 * 6 + 4 weights + 1 broadcast = 29 of 32.
 constexpr uint32_t kTokenBlock = 6;
+// Tokens of a sparse batch that one panel is multiplied with at once.
+constexpr uint32_t kOnePanelTokens = 16;
 // Tiles of four panels expanded at a time: half of a 48 KiB L1 when a few tokens use them, a quarter of a 1 MiB L2 for many.
 constexpr uint32_t kChunkTilesFew = 96, kChunkTilesMany = 1024, kManyTokens = 33;
 constexpr int kPrefetchSparse = 1536, kPrefetchDense = 4096;
@@ -40,17 +42,23 @@ inline __m512i broadcast(const std::byte* at) {
   return _mm512_set1_epi32(dword);
 }
 
+// Panels that are walked together: panel, panel + step, panel + 2 step, ...
+struct PanelSet {
+  uint32_t panel, step;
+  uint32_t operator[](int p) const { return panel + static_cast<uint32_t>(p) * step; }
+};
+
 // Where the tiles of P panels come from.
 template <class Op, int P, bool kSparse>
 struct Stream {
   const std::byte* value[P];
   const std::byte* mask[P];
 
-  Stream(const Matrix& m, uint32_t panel) {
+  Stream(const Matrix& m, PanelSet panels) {
     const size_t tiles = tile_count(m);
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
-      const size_t at = panel + static_cast<uint32_t>(p);
+      const size_t at = panels[p];
       value[p] = kSparse ? m.values + m.offsets[at] : m.values + at * tiles * 64;
       mask[p] = kSparse ? m.masks + at * tiles * Op::kMaskBytes : nullptr;
     }
@@ -78,42 +86,45 @@ template <class V, int P, int T>
 __attribute__((always_inline)) inline void copy(const V (&from)[P][T], V (&to)[P][T]) {
 #pragma GCC unroll 8
   for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int t = 0; t < T; ++t) to[p][t] = from[p][t];
   }
 }
 
 // Few tokens: every tile goes from memory through a register into all accumulators.
 template <class Op, int P, int T, bool kSparse>
-void stream_block(const Matrix& m, const Input& in, const Dwords& x, uint32_t panel, uint32_t token,
+void stream_block(const Matrix& m, const Input& in, const Dwords& x, PanelSet panels, uint32_t token,
                   float* out, size_t out_stride) {
-  Stream<Op, P, kSparse> stream(m, panel);
+  Stream<Op, P, kSparse> stream(m, panels);
   __m512i acc[P][T];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int p = 0; p < P; ++p) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int t = 0; t < T; ++t) acc[p][t] = _mm512_setzero_si512();
   }
-  const std::byte* row[T];
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) row[t] = x.data + (token + static_cast<uint32_t>(t)) * x.stride;
+  // One pointer for four tokens: sixteen would not fit the registers.
+  const std::byte* row[(T + 3) / 4];
+#pragma GCC unroll 4
+  for (int t = 0; t < T; t += 4) row[t / 4] = x.data + (token + static_cast<uint32_t>(t)) * x.stride;
   const size_t tiles = tile_count(m);
   for (size_t k = 0; k < tiles; ++k) {
     __m512i w[P];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int p = 0; p < P; ++p) w[p] = stream.next(p, k);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int t = 0; t < T; ++t) {
-      const __m512i a = broadcast(row[t] + 4 * k);
-#pragma GCC unroll 8
+      const __m512i a = broadcast(row[t / 4] + static_cast<size_t>(t % 4) * x.stride);
+#pragma GCC unroll 16
       for (int p = 0; p < P; ++p) acc[p][t] = Op::dot(acc[p][t], w[p], a);
     }
+#pragma GCC unroll 4
+    for (int t = 0; t < T; t += 4) row[t / 4] += 4;
   }
   __m512i sum[P][T];
   copy(acc, sum);
   for (int p = 0; p < P; ++p) {
     for (int t = 0; t < T; ++t) {
-      const uint32_t at = panel + static_cast<uint32_t>(p), token_at = token + static_cast<uint32_t>(t);
+      const uint32_t at = panels[p], token_at = token + static_cast<uint32_t>(t);
       _mm512_mask_storeu_ps(out + token_at * out_stride + at * kPanelRows, row_mask(m, at),
                             Op::finish(sum[p][t], m, in, at, token_at));
     }
@@ -166,7 +177,7 @@ struct Chunk {
 };
 
 template <class Op, int P, int T>
-void chunk_tokens(const Matrix& m, const Input& in, const Dwords& x, const Chunk& c, uint32_t panel,
+void chunk_tokens(const Matrix& m, const Input& in, const Dwords& x, const Chunk& c, PanelSet panels,
                   uint32_t token, float* out, size_t out_stride) {
   __m512i acc[P][T];
   multiply_block<Op, P, T>(c.w, c.step, x, token, c.first_tile, c.tiles, c.saved, c.first,
@@ -175,7 +186,7 @@ void chunk_tokens(const Matrix& m, const Input& in, const Dwords& x, const Chunk
   copy(acc, sum);
   for (int t = 0; t < T; ++t) {
     for (int p = 0; p < P; ++p) {
-      const uint32_t at = panel + static_cast<uint32_t>(p), token_at = token + static_cast<uint32_t>(t);
+      const uint32_t at = panels[p], token_at = token + static_cast<uint32_t>(t);
       if (c.last) {
         _mm512_mask_storeu_ps(out + token_at * out_stride + at * kPanelRows, row_mask(m, at),
                               Op::finish(sum[p][t], m, in, at, token_at));
@@ -207,21 +218,40 @@ void for_token_blocks(uint32_t tokens, const Body& body) {
   }
 }
 
+// Four panels at a time, one from each quarter of the range: so each of the four streams of memory runs on from panel to panel,
+// and what is prefetched at a panel's end is the beginning of the stream's next one.
 template <class Body>
 void for_panel_blocks(uint32_t begin, uint32_t end, const Body& body) {
-  uint32_t p = begin;
-  for (; p + 4 <= end; p += 4) body.template operator()<4>(p);
-  if (p + 2 <= end) body.template operator()<2>(p), p += 2;
-  if (p < end) body.template operator()<1>(p);
+  const uint32_t quarter = (end - begin) / 4;
+  for (uint32_t p = 0; p < quarter; ++p) body.template operator()<4>(PanelSet{begin + p, quarter});
+  uint32_t p = begin + 4 * quarter;
+  if (p + 2 <= end) body.template operator()<2>(PanelSet{p, 1}), p += 2;
+  if (p < end) body.template operator()<1>(PanelSet{p, 1});
 }
 
-// A batch: blocks of tokens share what the first left in cache of four panels.
+// A batch: blocks of tokens share what the first left in cache of four panels. Expanding a tile costs as much as several products,
+// so larger sparse batches take one panel with as many tokens as there are registers.
 template <class Op, bool kSparse>
 void run_stream(const Matrix& m, const Input& in, const Dwords& x, uint32_t begin, uint32_t end, float* out,
                 size_t out_stride) {
-  for_panel_blocks(begin, end, [&]<int P>(uint32_t panel) {
+  if (kSparse && in.tokens >= kOnePanelTokens / 2) {
+    for (uint32_t panel = begin; panel < end; ++panel) {
+      uint32_t t = 0;
+      const auto block = [&]<int T>() {
+        for (; t + T <= in.tokens; t += T)
+          stream_block<Op, 1, T, kSparse>(m, in, x, PanelSet{panel, 1}, t, out, out_stride);
+      };
+      block.template operator()<kOnePanelTokens>();
+      block.template operator()<kOnePanelTokens / 2>();
+      block.template operator()<4>();
+      block.template operator()<2>();
+      block.template operator()<1>();
+    }
+    return;
+  }
+  for_panel_blocks(begin, end, [&]<int P>(PanelSet panels) {
     for_token_blocks(in.tokens, [&]<int T>(uint32_t token) {
-      stream_block<Op, P, T, kSparse>(m, in, x, panel, token, out, out_stride);
+      stream_block<Op, P, T, kSparse>(m, in, x, panels, token, out, out_stride);
     });
   });
 }
@@ -236,8 +266,8 @@ void run_chunked(const Matrix& m, const Input& in, const Dwords& x, uint32_t beg
                  size_t out_stride, std::byte* workspace) {
   const size_t tiles = tile_count(m), chunk = chunk_tiles(in.tokens);
   __m512i* saved = reinterpret_cast<__m512i*>(workspace + chunk * 4 * 64);
-  for_panel_blocks(begin, end, [&]<int P>(uint32_t panel) {
-    Stream<Op, P, kSparse> stream(m, panel);
+  for_panel_blocks(begin, end, [&]<int P>(PanelSet panels) {
+    Stream<Op, P, kSparse> stream(m, panels);
     for (size_t k = 0; k < tiles; k += chunk) {
       const size_t count = tiles - k < chunk ? tiles - k : chunk;
       const std::byte* w[P];
@@ -255,7 +285,7 @@ void run_chunked(const Matrix& m, const Input& in, const Dwords& x, uint32_t beg
       }
       const Chunk c{w, kSparse ? P * 64u : 64u, k, count, saved, k == 0, k + count == tiles, !kSparse};
       for_token_blocks(in.tokens, [&]<int T>(uint32_t token) {
-        chunk_tokens<Op, P, T>(m, in, x, c, panel, token, out, out_stride);
+        chunk_tokens<Op, P, T>(m, in, x, c, panels, token, out, out_stride);
       });
     }
   });

@@ -2,58 +2,10 @@
 // is u - 8, so an accumulator starts a group at -8 * (sum of the group's activations), and an element that is not stored expands
 // to 8, which costs nothing: vpexpandb merges. With a minimum it starts at 0 and absent elements are 0; the sum of the
 // activations at stored columns is the group's sum (dense) or a second product with the mask's bits (bitmask).
-#include "kernels/linear/avx512_tiles.h"
+#include "kernels/linear/avx512_i4_tiles.h"
 
 namespace filigree::linear {
 namespace {
-
-inline __m512 widen(const uint16_t* halves) {
-  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));
-}
-
-// Tiles of Q pairs of panels; panel 2q is [q][0], 2q + 1 is [q][1].
-template <int Q, bool kSparse, bool kMin>
-struct PairStream {
-  const std::byte* value[Q][2];
-  const std::byte* mask[Q][2];
-
-  PairStream(const Matrix& m, uint32_t panel) {
-    const size_t tiles = tile_count(m);
-#pragma GCC unroll 8
-    for (int q = 0; q < Q; ++q) {
-      const size_t pair = panel / 2 + static_cast<uint32_t>(q);
-#pragma GCC unroll 8
-      for (int h = 0; h < 2; ++h) {
-        value[q][h] = kSparse ? m.values + m.offsets[pair] : m.values + pair * tiles * 64;
-        mask[q][h] = kSparse ? m.masks + (2 * pair + static_cast<size_t>(h)) * tiles * 8 : nullptr;
-      }
-    }
-  }
-
-  // The next tile of both panels of pair q, and the mask bytes (0 or 1) where a minimum needs them.
-  __attribute__((always_inline)) void next(int q, size_t tile, __m512i (&w)[2], __m512i (&present)[2]) {
-    const __m512i low = _mm512_set1_epi8(15), absent = kMin ? _mm512_setzero_si512() : _mm512_set1_epi8(8);
-    if constexpr (kSparse) {
-      __m512i codes[2] = {_mm512_and_si512(_mm512_loadu_si512(value[q][0]), low),
-                          _mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(value[q][1]), 4), low)};
-#pragma GCC unroll 2
-      for (int h = 0; h < 2; ++h) {
-        uint64_t bits;
-        __builtin_memcpy(&bits, mask[q][h] + 8 * tile, 8);
-        w[h] = _mm512_mask_expand_epi8(absent, bits, codes[h]);
-        if (kMin) present[h] = _mm512_maskz_set1_epi8(bits, 1);
-        value[q][h] += __builtin_popcountll(bits);
-      }
-      _mm_prefetch(reinterpret_cast<const char*>(value[q][0]) + kPrefetchSparse, _MM_HINT_T0);
-    } else {
-      const std::byte* at = value[q][0] + tile * 64;
-      _mm_prefetch(reinterpret_cast<const char*>(at) + kPrefetchDense, _MM_HINT_T0);
-      const __m512i bytes = _mm512_loadu_si512(at);
-      w[0] = _mm512_and_si512(bytes, low);
-      w[1] = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), low);
-    }
-  }
-};
 
 // f after one group, in the order of linear.h.
 template <bool kSparse, bool kMin>
@@ -75,10 +27,10 @@ inline void store(__m512 f, const Matrix& m, const Input& in, uint32_t panel, ui
 
 // One or two tokens straight from memory.
 template <int Q, int T, bool kSparse, bool kMin>
-void stream_pairs(const Matrix& m, const Input& in, uint32_t panel, uint32_t token, float* out,
+void stream_pairs(const Matrix& m, const Input& in, PanelSet pairs, uint32_t token, float* out,
                   size_t out_stride) {
   constexpr int P = 2 * Q;
-  PairStream<Q, kSparse, kMin> stream(m, panel);
+  PairStream<Q, kSparse, kMin> stream(m, pairs);
   const size_t groups = group_count(m), group_tiles = group_size(m.format) / 4;
   __m512 f[P][T];
   const int8_t* row[T];
@@ -123,8 +75,7 @@ void stream_pairs(const Matrix& m, const Input& in, uint32_t panel, uint32_t tok
     copy(acc, sum);
     copy(present_acc, present_sum);
     for (int p = 0; p < P; ++p) {
-      const size_t s = ((panel / 2 + static_cast<size_t>(p / 2)) * groups + g) * 2 * kPanelRows +
-                       static_cast<size_t>(p % 2) * kPanelRows;
+      const size_t s = scales_at(m, panel_of(pairs, p), g);
       const __m512 scale = widen(m.group_scales + s),
                    min = kMin ? widen(m.group_mins + s) : _mm512_setzero_ps();
       for (int t = 0; t < T; ++t)
@@ -133,8 +84,7 @@ void stream_pairs(const Matrix& m, const Input& in, uint32_t panel, uint32_t tok
   }
   for (int p = 0; p < P; ++p) {
     for (int t = 0; t < T; ++t) {
-      store(f[p][t], m, in, panel + static_cast<uint32_t>(p), token + static_cast<uint32_t>(t), out,
-            out_stride);
+      store(f[p][t], m, in, panel_of(pairs, p), token + static_cast<uint32_t>(t), out, out_stride);
     }
   }
 }
@@ -148,7 +98,7 @@ struct Expanded {
 };
 
 template <int Q, int T, bool kSparse, bool kMin>
-void multiply_groups(const Matrix& m, const Input& in, const Expanded& e, uint32_t panel, uint32_t token,
+void multiply_groups(const Matrix& m, const Input& in, const Expanded& e, PanelSet pairs, uint32_t token,
                      float* out, size_t out_stride) {
   constexpr int P = 2 * Q;
   const size_t all_groups = group_count(m), group_tiles = group_size(m.format) / 4;
@@ -183,8 +133,7 @@ void multiply_groups(const Matrix& m, const Input& in, const Expanded& e, uint32
     copy(acc, sum);
     const size_t first_tile = i * group_tiles;
     for (int p = 0; p < P; ++p) {
-      const size_t s = ((panel + static_cast<size_t>(p)) / 2 * all_groups + g) * 2 * kPanelRows +
-                       static_cast<size_t>(p % 2) * kPanelRows;
+      const size_t s = scales_at(m, panel_of(pairs, p), g);
       const __m512 scale = widen(m.group_scales + s),
                    min = kMin ? widen(m.group_mins + s) : _mm512_setzero_ps();
       for (int t = 0; t < T; ++t) {
@@ -200,8 +149,7 @@ void multiply_groups(const Matrix& m, const Input& in, const Expanded& e, uint32
         f = add_group<kSparse, kMin>(g == 0 ? _mm512_setzero_ps() : f, sum[p][t], present_sum, sums[t], scale,
                                      min);
         if (g + 1 == all_groups)
-          store(f, m, in, panel + static_cast<uint32_t>(p), token + static_cast<uint32_t>(t), out,
-                out_stride);
+          store(f, m, in, panel_of(pairs, p), token + static_cast<uint32_t>(t), out, out_stride);
       }
     }
   }
@@ -214,8 +162,8 @@ void run_pairs_chunked(const Matrix& m, const Input& in, uint32_t begin, uint32_
   const size_t chunk = chunk_tiles(in.tokens) / group_tiles, chunk_bytes = chunk * group_tiles * 4 * 64;
   std::byte* present = workspace + chunk_bytes;
   __m512* saved = reinterpret_cast<__m512*>(present + (kSparse && kMin ? chunk_bytes : 0));
-  const auto body = [&]<int Q>(uint32_t panel) {
-    PairStream<Q, kSparse, kMin> stream(m, panel);
+  for_pair_blocks(begin, end, [&]<int Q>(PanelSet pairs) {
+    PairStream<Q, kSparse, kMin> stream(m, pairs);
     for (size_t g = 0; g < groups; g += chunk) {
       const size_t count = groups - g < chunk ? groups - g : chunk;
       for (size_t i = 0; i < count * group_tiles; ++i) {
@@ -234,26 +182,20 @@ void run_pairs_chunked(const Matrix& m, const Input& in, uint32_t begin, uint32_
       }
       const Expanded e{workspace, present, g, count, saved};
       for_token_blocks(in.tokens, [&]<int T>(uint32_t token) {
-        multiply_groups<Q, T, kSparse, kMin>(m, in, e, panel, token, out, out_stride);
+        multiply_groups<Q, T, kSparse, kMin>(m, in, e, pairs, token, out, out_stride);
       });
     }
-  };
-  uint32_t panel = begin;
-  for (; panel + 4 <= end; panel += 4) body.template operator()<2>(panel);
-  if (panel < end) body.template operator()<1>(panel);
+  });
 }
 
 template <bool kSparse, bool kMin>
 void run_pairs_stream(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
                       size_t out_stride) {
-  const auto body = [&]<int Q>(uint32_t panel) {
+  for_pair_blocks(begin, end, [&]<int Q>(PanelSet pairs) {
     uint32_t t = 0;
-    for (; t + 2 <= in.tokens; t += 2) stream_pairs<Q, 2, kSparse, kMin>(m, in, panel, t, out, out_stride);
-    if (t < in.tokens) stream_pairs<Q, 1, kSparse, kMin>(m, in, panel, t, out, out_stride);
-  };
-  uint32_t panel = begin;
-  for (; panel + 4 <= end; panel += 4) body.template operator()<2>(panel);
-  if (panel < end) body.template operator()<1>(panel);
+    for (; t + 2 <= in.tokens; t += 2) stream_pairs<Q, 2, kSparse, kMin>(m, in, pairs, t, out, out_stride);
+    if (t < in.tokens) stream_pairs<Q, 1, kSparse, kMin>(m, in, pairs, t, out, out_stride);
+  });
 }
 
 }  // namespace

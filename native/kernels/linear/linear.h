@@ -14,7 +14,7 @@
 //            values: the stored elements of panel p in tile order, then bit order, from offsets[p] on (bytes). i4: the stored
 //            elements of panels 2q and 2q+1 are two independent sequences of nibbles (low: 2q, high: 2q+1) in one byte stream
 //            from offsets[q] on, as long as the longer of the two.
-//   slots16  (i8, AVX-512) and slots8 (i8, AVX2): only nonzeros are multiplied; see slots.h.
+//   slots8   (i8 and i4 without minimum, AVX2): only nonzeros are multiplied; see slots.h.
 // At least kValueSlack readable bytes follow the values, so that a kernel may load a full register at the last element.
 //
 // Values.  f32, bf16: the weight. i8: weight = row_scale[r] * code, code in [-127, 127].
@@ -149,7 +149,10 @@ struct Plan {
 // Throws Error(unsupported) when no variant fits (a layout of another instruction set).
 Plan make_plan(const MatrixSpec& spec, const CpuFeatures& cpu);
 
-// Layout that suits a matrix with this fraction of zeros (0..1) on this processor; below 35 % zeros always dense.
+// Whether leaving out this fraction of zeros (0..1) can be worth it; below, every layout but dense costs more than it saves.
+static constexpr bool is_sparse(double zeros) { return zeros >= 0.35; }
+
+// Layout that suits a matrix with this fraction of zeros on this processor.
 Layout choose_layout(Format format, double zeros, const CpuFeatures& cpu);
 
 // First panel of part `part` of `parts`: contiguous ranges, balanced by bytes, on unit boundaries; part == parts gives the end.

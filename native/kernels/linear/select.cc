@@ -104,9 +104,13 @@ Plan make_plan(const MatrixSpec& spec, const CpuFeatures& cpu) {
 }
 
 Layout choose_layout(Format format, double zeros, const CpuFeatures& cpu) {
-  if (zeros < 0.35) return Layout::dense;
-  // Where expanding a mask takes shuffles, multiplying only nonzeros wins (KERNELS: AVX2; below a half the windows are too full).
-  if (format == Format::i8 && zeros >= 0.45 && cpu.avx2 && !has_avx512vnni(cpu)) return Layout::slots8;
+  if (!is_sparse(zeros)) return Layout::dense;
+  // Where expanding a mask takes shuffles, multiplying only nonzeros wins, and plain i4 wins over its bitmask. Slots that mostly
+  // stay empty are more bytes than a dense i4 matrix: groups of few columns are short of nonzeros sooner.
+  const bool shuffles = cpu.avx2 && !has_avx512vnni(cpu);
+  if (format == Format::i8 && zeros >= 0.45 && shuffles) return Layout::slots8;
+  if (is_i4(format) && shuffles)
+    return zeros >= (format == Format::i4g128 ? 0.62 : 0.78) ? Layout::slots8 : Layout::dense;
   return Layout::bitmask;
 }
 
