@@ -103,7 +103,7 @@ const models = [
   },
   {
     ...{ name: 'SmolLM2-135M-Instruct', path: SMOLLM2, without: missing(SMOLLM2) },
-    ...{ budgets: [17, 64], distinct: 12, total: 50 },
+    ...{ budgets: [17, 64], distinct: 8, total: 30 },
   },
 ];
 for (const { name, path, without, budgets, distinct, total } of models)
@@ -147,7 +147,7 @@ for (const { name, path, without, budgets, distinct, total } of models)
         }
       }
       expect(preemptions).toBeGreaterThan(5);
-      expect(hits).toBeGreaterThan(500);
+      expect(hits).toBeGreaterThan(100);
     }, 300_000);
 
     it('keeps exact books over random admissions, cancels and preemptions', async () => {
