@@ -13,21 +13,22 @@ export class FewShotSampler<T> {
 
   /**
    * @param pool examples to draw from
-   * @param own whether the pool is the evaluated data itself, so that an item must not be its own example
+   * @param spare draw one more, so that an item need not be its own example: where the pool is the evaluated data, and, as the
+   * harness does, for every dataset without a test split
    */
   constructor(
     private readonly task: string,
     private readonly pool: readonly T[],
-    private readonly own: boolean,
+    private readonly spare: boolean,
   ) {}
 
   /** @throws FiligreeError `usage` where the pool is too small */
   draw(count: number, item: T): T[] {
     if (count === 0) return [];
-    const wanted = this.own ? count + 1 : count;
+    const wanted = this.spare ? count + 1 : count;
     if (wanted > this.pool.length) throw tooFew(this.task, count, this.pool.length);
     const drawn = this.random.sample(this.pool.length, wanted).map((i) => this.pool[i] as T);
-    return drawn.filter((example) => !this.own || example !== item).slice(0, count);
+    return drawn.filter((example) => example !== item).slice(0, count);
   }
 }
 

@@ -27,6 +27,8 @@ export interface ChoiceSpec {
   load?: (path: string, limit: number) => Question[] | null;
   /** Files with examples for `--fewshot`; the evaluated questions themselves where there are none. */
   examples?: string[];
+  /** The dataset has no test split: its validation split is evaluated. */
+  validation?: boolean;
   /** Take the first examples instead of drawing them. */
   firstExamples?: boolean;
   /** Also score per character (the harness's `acc_norm`), and let that stand for the task. */
@@ -80,7 +82,7 @@ const examplesPath = (spec: ChoiceSpec, data: DataFolder) =>
 function exampleSource(spec: ChoiceSpec, pool: Question[], own: boolean, count: number) {
   if (count === 0) return () => [];
   if (!spec.firstExamples) {
-    const sampler = new FewShotSampler(spec.name, pool, own);
+    const sampler = new FewShotSampler(spec.name, pool, own || (spec.validation ?? false));
     return (question: Question) => sampler.draw(count, question);
   }
   return (question: Question) => {

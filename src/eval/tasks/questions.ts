@@ -41,6 +41,7 @@ export const hellaswag = choiceTask({
   name: 'hellaswag',
   about: 'which ending goes on with a scene (4 choices)',
   files: ['hellaswag.jsonl', 'hellaswag_val_full.txt'],
+  validation: true,
   load: readHellaSwagText,
   parse: (raw) =>
     hellaSwagQuestion(
@@ -95,6 +96,7 @@ export const winogrande = choiceTask({
   name: 'winogrande',
   about: 'whom a pronoun means; the rest of the sentence is scored after either name (2 choices)',
   files: ['winogrande.jsonl'],
+  validation: true,
   parse: winoGrandeQuestion,
   normalized: false,
 });
@@ -103,6 +105,7 @@ export const piqa = choiceTask({
   name: 'piqa',
   about: 'which of two ways reaches a practical goal (2 choices)',
   files: ['piqa.jsonl'],
+  validation: true,
   parse: (raw) => ({
     prompts: [`Question: ${text(raw, 'goal')}\nAnswer:`],
     answers: [text(raw, 'sol1'), text(raw, 'sol2')],
@@ -123,6 +126,7 @@ export const boolq = choiceTask({
   name: 'boolq',
   about: 'yes or no, about a passage (2 choices)',
   files: ['boolq.jsonl'],
+  validation: true,
   parse: (raw) => ({
     prompts: [`${text(raw, 'passage')}\nQuestion: ${text(raw, 'question')}?\nAnswer:`],
     answers: ['no', 'yes'],
