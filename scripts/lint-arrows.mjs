@@ -22,7 +22,8 @@ const typescript = {
     'src/eval',
   ],
   'src/eval': ['src/errors', 'src/config', 'src/model', 'src/tokenizer', 'src/engine', 'src/native'],
-  'src/server': ['src/errors', 'src/config', 'src/engine', 'src/model', 'src/tokenizer'],
+  'src/grammar': ['src/errors', 'src/tokenizer', 'src/engine/model-runner'],
+  'src/server': ['src/errors', 'src/config', 'src/engine', 'src/grammar', 'src/model', 'src/tokenizer'],
   bench: ['src/errors', 'src/config', 'src/engine', 'src/model', 'src/tokenizer', 'src/native', 'src/server'],
   'src/cli': ['src', 'bench'],
   'src/main': ['src'],
@@ -40,7 +41,8 @@ const native = {
   ],
   'native/kernels': ['native/base', 'native/formats'],
   'native/compress': ['native/base', 'native/kernels', 'native/formats', 'native/engine'],
-  'native/engine': ['native/base', 'native/kernels', 'native/formats', 'native/cuda'],
+  'native/grammar': ['native/base'],
+  'native/engine': ['native/base', 'native/kernels', 'native/formats', 'native/grammar', 'native/cuda'],
   'native/cuda': ['native/base', 'native/formats', 'native/kernels'],
   'native/binding': ['native'],
 };
@@ -79,7 +81,7 @@ for (const path of files('native', /\.(cc|h|cu|cuh|inc)$/)) {
   if (/#include\s+<napi\.h>/.test(text) && !within(path, 'native/binding'))
     problems.push(`${path}: only native/binding includes napi.h`);
   for (const [, target] of text.matchAll(/#include\s+"([^"]+)"/g)) {
-    const to = /^(base|formats|kernels|engine|compress|cuda|binding)\//.test(target)
+    const to = /^(base|formats|kernels|grammar|engine|compress|cuda|binding)\//.test(target)
       ? `native/${target}`
       : normalize(join(dirname(path), target));
     check(native, path, to, '');

@@ -53,6 +53,7 @@ export const ERROR_CODES = {
   queue_full: { status: 503, type: 'service_unavailable_error' },
   unhealthy: { status: 503, type: 'service_unavailable_error' },
   server_draining: { status: 503, type: 'service_unavailable_error' },
+  constraint_failed: { status: 400, type: 'invalid_request_error' },
   request_aborted: { status: 499, type: 'invalid_request_error' },
   no_token_allowed: { status: 400, type: 'invalid_request_error' },
   non_finite_logits: { status: 500, type: 'server_error' },

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/status.h"
+#include "binding/grammar_object.h"
 #include "binding/js_config.h"
 
 namespace filigree::js {
@@ -16,8 +17,8 @@ struct StepTask {
 };
 
 constexpr size_t kEntryFields = 5;  // slot, position, tokens, blocks, sample
-constexpr size_t kOutputFields =
-    9;  // token, status, top, top_begin, prompt_rows, prompt_k, prompt_begin, prompt_top_begin, pooled
+// token, status, top, top_begin, prompt_rows, prompt_k, prompt_begin, prompt_top_begin, pooled, forced, forced_begin
+constexpr size_t kOutputFields = 11;
 
 std::shared_ptr<StepTask> step_task(const Napi::CallbackInfo& info) {
   auto task = std::make_shared<StepTask>();
@@ -62,7 +63,8 @@ Napi::Object to_js(Napi::Env env, const StepResult& result) {
     for (const int64_t field :
          {int64_t{o.token}, static_cast<int64_t>(o.status), int64_t{o.top}, static_cast<int64_t>(o.top_begin),
           int64_t{o.prompt_rows}, int64_t{o.prompt_k}, static_cast<int64_t>(o.prompt_begin),
-          static_cast<int64_t>(o.prompt_top_begin), int64_t{o.pooled}}) {
+          static_cast<int64_t>(o.prompt_top_begin), int64_t{o.pooled}, int64_t{o.forced},
+          static_cast<int64_t>(o.forced_begin)}) {
       outputs.push_back(static_cast<int32_t>(field));
     }
     logprobs.push_back(o.logprob);
@@ -76,6 +78,7 @@ Napi::Object to_js(Napi::Env env, const StepResult& result) {
   out.Set("promptTopIds", to_int32(env, result.prompt_top_ids));
   out.Set("promptTopLogprobs", to_float32(env, result.prompt_top_logprobs));
   out.Set("pooled", to_float32(env, result.pooled));
+  out.Set("forcedTokens", to_int32(env, result.forced_tokens));
   out.Set("logits", to_float32(env, result.logits));
   return out;
 }
@@ -214,10 +217,18 @@ void EngineObject::open_slot(const Napi::CallbackInfo& info) {
   SamplingParams params = sampling_params(Field(info[1], "params"), limits_.vocabulary);
   const std::span<const int32_t> prompt = Field(info[2], "prompt").int32_array(),
                                  output = Field(info[3], "output").int32_array();
+  std::shared_ptr<grammar::Grammar> constraint;
+  const Field constraint_field = Field(info[1], "params")["constraint"];
+  if (!constraint_field.absent()) constraint = grammar_of(constraint_field["grammar"]);
   std::unique_ptr<Slot> slot;
   try {
+    std::unique_ptr<grammar::Matcher> matcher;
+    if (constraint) {
+      matcher = std::make_unique<grammar::Matcher>(std::move(constraint),
+                                                   constraint_field["continuation"].boolean_or(false));
+    }
     // Reads nothing of the engine that a step changes.
-    slot = host_->engine->make_slot(std::move(params), prompt, output);
+    slot = host_->engine->make_slot(std::move(params), prompt, output, std::move(matcher));
   } catch (const std::exception&) {
     throw to_js_error(env, std::current_exception());
   }

@@ -10,6 +10,9 @@
 namespace filigree {
 namespace {
 
+// Forced tokens of a row and a step; what is left follows in the next.
+constexpr size_t kMostForced = 64;
+
 int32_t within(const char* what, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return static_cast<int32_t>(value);
   throw Error(ErrorCode::invalid_argument, std::string(what) + " must be " + std::to_string(low) + " to " +
@@ -78,7 +81,8 @@ Engine::Engine(const ModelDescription& model, const EngineOptions& options, cons
 }
 
 std::unique_ptr<Slot> Engine::make_slot(SamplingParams params, std::span<const int32_t> prompt,
-                                        std::span<const int32_t> output) const {
+                                        std::span<const int32_t> output,
+                                        std::unique_ptr<grammar::Matcher> constraint) const {
   const size_t used = prompt.size() + output.size();
   const size_t room = static_cast<size_t>(info_.limits.max_model_len) + 1;
   if (used > room) {
@@ -95,17 +99,28 @@ std::unique_ptr<Slot> Engine::make_slot(SamplingParams params, std::span<const i
   }
   std::vector<int32_t> kept;
   if (params.prompt_logprobs >= 0) kept.assign(prompt.begin(), prompt.end());
+  if (constraint && constraint->grammar().vocabulary().size() != config_.vocabulary) {
+    throw Error(ErrorCode::invalid_argument, "the constraint was compiled for another vocabulary");
+  }
+  // What was generated before a preemption is read again.
+  for (const int32_t token : output) {
+    if (constraint && !constraint->accept(token)) {
+      throw Error(ErrorCode::internal, "an output does not satisfy its own constraint");
+    }
+  }
   std::vector<double> pooled(params.pooling == Pooling::none ? 0 : config_.hidden);
-  return std::make_unique<Slot>(
-      Slot{Sampler(std::move(params), prompt, output, config_.vocabulary, room - used), std::move(kept),
-           prompt.size(), std::move(pooled)});
+  auto slot =
+      std::make_unique<Slot>(Slot{Sampler(std::move(params), prompt, output, config_.vocabulary, room - used),
+                                  std::move(kept), prompt.size(), std::move(pooled)});
+  slot->constraint = std::move(constraint);
+  return slot;
 }
 
 // Reserves each entry's place in the result.
 void Engine::lay_out(const StepRecord& record, StepResult& result) {
   result.clear();
   result.outputs.resize(record.entries.size());
-  size_t top = 0, prompt = 0, prompt_top = 0, sampled = 0;
+  size_t top = 0, prompt = 0, prompt_top = 0, sampled = 0, forced = 0;
   int32_t pooled = 0;
   for (size_t i = 0; i < record.entries.size(); ++i) {
     const StepEntry& entry = record.entries[i];
@@ -116,6 +131,11 @@ void Engine::lay_out(const StepRecord& record, StepResult& result) {
       ++sampled;
       output.top_begin = top;
       top += static_cast<size_t>(std::max(0, params.logprobs));
+      // A token that is not drawn has no log-probability to report.
+      if (slot.constraint && params.logprobs < 0) {
+        output.forced_begin = forced;
+        forced += kMostForced;
+      }
     }
     if (!slot.pooled.empty() &&
         static_cast<size_t>(entry.position) + entry.tokens.size() == slot.prompt_length) {
@@ -134,6 +154,7 @@ void Engine::lay_out(const StepRecord& record, StepResult& result) {
     prompt += static_cast<size_t>(output.prompt_rows);
     prompt_top += static_cast<size_t>(output.prompt_rows) * static_cast<size_t>(output.prompt_k);
   }
+  result.forced_tokens.resize(forced);
   result.top_ids.resize(top);
   result.top_logprobs.resize(top);
   result.prompt_logprobs.resize(prompt);
@@ -151,6 +172,17 @@ void Engine::step(const StepRecord& record, StepResult& result) {
     }
   }
   lay_out(record, result);
+  constrained_.clear();
+  for (const StepEntry& entry : record.entries) {
+    grammar::Matcher* constraint = slots_[static_cast<size_t>(entry.slot)]->constraint.get();
+    if (entry.sample && constraint != nullptr) constrained_.push_back(constraint);
+  }
+  masks_.start(constrained_);
+  // Whatever ends this step: the matchers are its slots', which may be closed next.
+  const struct Waiter {
+    MaskPrefetch& masks;
+    ~Waiter() { masks.wait(); }
+  } waiter{masks_};
   for (const BlockCopy& copy : record.copies) backend_->copy_block(copy.from, copy.to);
 
   uint32_t rows = 0;
@@ -193,6 +225,7 @@ void Engine::step(const StepRecord& record, StepResult& result) {
 // Runs the chunks gathered so far and answers the rows that wait for logits.
 void Engine::run_rows(const StepRecord& record, StepResult& result) {
   backend_->forward(chunks_);
+  masks_.wait();
   pool_rows(record, result);
   for (size_t begin = 0; begin < logit_rows_.size(); begin += backend_->max_logit_rows()) {
     const size_t count = std::min<size_t>(backend_->max_logit_rows(), logit_rows_.size() - begin);
@@ -257,18 +290,38 @@ void Engine::finish_row(const LogitRow& row, const float* logits, int thread, co
                 config_.vocabulary * sizeof(float));
   }
   Slot& slot = *slots_[static_cast<size_t>(record.entries[row.entry].slot)];
-  const SampleResult sample =
-      slot.sampler.sample(vocabulary_, logits, workspace, result.top_ids.data() + output.top_begin,
-                          result.top_logprobs.data() + output.top_begin);
-  if (sample.status == SampleStatus::ok) {
+  const RowStatus status = sample_row(slot, logits, workspace, output, result);
+  if (status != RowStatus::ok) std::atomic_ref(output.status).store(status, std::memory_order_relaxed);
+}
+
+RowStatus Engine::sample_row(Slot& slot, const float* logits, SampleWorkspace& workspace, StepOutput& output,
+                             StepResult& result) {
+  grammar::Matcher* matcher = slot.constraint.get();
+  try {
+    TokenConstraint constraint;
+    if (matcher != nullptr) constraint = {matcher->mask().data(), matcher->exhausted()};
+    const SampleResult sample =
+        slot.sampler.sample(vocabulary_, logits, workspace, result.top_ids.data() + output.top_begin,
+                            result.top_logprobs.data() + output.top_begin, constraint);
+    if (sample.status == SampleStatus::non_finite_logits) return RowStatus::non_finite_logits;
+    if (sample.status == SampleStatus::no_token_allowed) return RowStatus::no_token_allowed;
+    if (matcher != nullptr) {
+      if (!matcher->accept(sample.token)) return RowStatus::constraint_failed;
+      if (slot.sampler.params().logprobs < 0) {
+        std::vector<int32_t> forced;
+        matcher->forced(kMostForced, forced);
+        for (const int32_t token : forced) slot.sampler.append(token);
+        std::copy(forced.begin(), forced.end(),
+                  result.forced_tokens.begin() + static_cast<ptrdiff_t>(output.forced_begin));
+        output.forced = static_cast<int32_t>(forced.size());
+      }
+    }
     output.token = sample.token;
     output.logprob = sample.logprob;
     output.top = sample.top;
-  } else {
-    std::atomic_ref(output.status)
-        .store(sample.status == SampleStatus::non_finite_logits ? RowStatus::non_finite_logits
-                                                                : RowStatus::no_token_allowed,
-               std::memory_order_relaxed);
+    return RowStatus::ok;
+  } catch (const std::exception&) {  // a constraint with too many readings, or no memory for them
+    return RowStatus::constraint_failed;
   }
 }
 

@@ -6,7 +6,9 @@
 
 #include "base/thread_pool.h"
 #include "engine/backend.h"
+#include "engine/mask_prefetch.h"
 #include "engine/step.h"
+#include "grammar/grammar.h"
 #include "kernels/sample/sample.h"
 
 namespace filigree {
@@ -27,6 +29,8 @@ struct Slot {
   std::vector<int32_t> prompt;  // kept only where prompt log-probabilities are wanted
   size_t prompt_length = 0;
   std::vector<double> pooled;  // sum of the prompt's final states so far, [hidden]; empty unless pooled
+  std::unique_ptr<grammar::Matcher> constraint =
+      nullptr;  // where the output stands in its grammar; null = free
 };
 
 // A model in memory with its cache and samplers. Not thread-safe but for make_slot(): one thread owns it (see
@@ -41,7 +45,8 @@ class Engine {
 
   // Checks a request and builds its sampler. May be called from any thread. Throws invalid_argument.
   std::unique_ptr<Slot> make_slot(SamplingParams params, std::span<const int32_t> prompt,
-                                  std::span<const int32_t> output) const;
+                                  std::span<const int32_t> output,
+                                  std::unique_ptr<grammar::Matcher> constraint = nullptr) const;
 
   void open_slot(int32_t index, std::unique_ptr<Slot> slot) {
     slots_[static_cast<size_t>(index)] = std::move(slot);
@@ -73,6 +78,8 @@ class Engine {
   void pool_rows(const StepRecord& record, StepResult& result);
   void finish_row(const LogitRow& row, const float* logits, int thread, const StepRecord& record,
                   StepResult& result);
+  RowStatus sample_row(Slot& slot, const float* logits, SampleWorkspace& workspace, StepOutput& output,
+                       StepResult& result);
 
   ModelConfig config_;
   CpuFeatures cpu_;
@@ -82,6 +89,9 @@ class Engine {
   std::vector<std::unique_ptr<Slot>> slots_;
   std::vector<SampleWorkspace> sample_workspaces_;  // one a thread
   EngineInfo info_;
+
+  MaskPrefetch masks_;
+  std::vector<grammar::Matcher*> constrained_;
 
   std::vector<Chunk> chunks_;
   std::vector<LogitRow> logit_rows_;

@@ -20,6 +20,7 @@ void StepResult::clear() {
   prompt_top_ids.clear();
   prompt_top_logprobs.clear();
   pooled.clear();
+  forced_tokens.clear();
   logits.clear();
 }
 

@@ -27,7 +27,8 @@ struct StepRecord {
   bool keep_logits = false;       // also return the raw logits of every sampled row (tests)
 };
 
-enum class RowStatus : uint8_t { ok = 0, non_finite_logits = 1, no_token_allowed = 2 };
+// constraint_failed: its text has too many readings to go on with.
+enum class RowStatus : uint8_t { ok = 0, non_finite_logits = 1, no_token_allowed = 2, constraint_failed = 3 };
 
 struct StepOutput {
   int32_t token = -1;  // -1: not sampled, or failed
@@ -41,6 +42,8 @@ struct StepOutput {
   size_t prompt_begin = 0;      // first of prompt_logprobs
   int32_t pooled = -1;          // row of `pooled` that is this entry's; -1: its prompt does not end here
   size_t prompt_top_begin = 0;  // first of prompt_top_*: [prompt_rows][prompt_k]
+  int32_t forced = 0;           // tokens that must follow the sampled one, under its constraint
+  size_t forced_begin = 0;      // first of forced_tokens
 };
 
 // Reused from step to step: vectors keep their capacity, so a steady state allocates nothing.
@@ -52,6 +55,7 @@ struct StepResult {
   std::vector<int32_t> prompt_top_ids;
   std::vector<float> prompt_top_logprobs;
   std::vector<float> pooled;  // [entries whose prompt ends here and is pooled][hidden]
+  std::vector<int32_t> forced_tokens;
   std::vector<float> logits;  // [sampled entries][vocabulary] with keep_logits
 
   void clear();

@@ -340,10 +340,10 @@ export class Engine extends EventEmitter<EngineEvents> {
     }
     info.prefillTokens = schedule.prefillTokens;
     const updates = this.scheduler.update(outputs);
-    for (const { sequence, token } of updates) {
+    for (const { sequence, token, forced } of updates) {
       const tracked = this.tracked.get(sequence);
       if (token === null || tracked === undefined) continue;
-      this.totals.generationTokens++;
+      this.totals.generationTokens += 1 + forced.length;
       if (tracked.lastToken === null) {
         tracked.firstToken = now;
         this.totals.promptTokens += sequence.promptLength;
@@ -359,15 +359,20 @@ export class Engine extends EventEmitter<EngineEvents> {
   }
 
   private deliver(updates: SequenceUpdate[]): void {
-    for (const { sequence, prompt, pooled, token } of updates) {
+    for (const { sequence, prompt, pooled, token, forced } of updates) {
       const generation = this.tracked.get(sequence)?.generation;
       if (generation === undefined) continue;
       if (prompt !== null) generation.push({ type: 'prompt', ...prompt });
       if (pooled !== null) generation.push({ type: 'pooled', state: pooled });
       if (token !== null) {
         // Only the last token of an output can have ended it, and nothing is sampled after it.
-        const isStop = sequence.finishReason === 'stop';
+        const stopped = sequence.finishReason === 'stop';
+        const isStop = stopped && forced.length === 0;
         generation.push({ type: 'token', token: token.id, logprob: token.logprob, top: token.top, isStop });
+        forced.forEach((id, i) => {
+          const last = stopped && i + 1 === forced.length;
+          generation.push({ type: 'token', token: id, logprob: 0, top: null, isStop: last });
+        });
       }
       if (sequence.finishReason !== null) this.finish(sequence);
     }

@@ -3,7 +3,38 @@
  * and the test fakes implement it. Everything in a record is plain data, so that a step is one crossing.
  */
 
-/** How tokens of one request are drawn. Order of operations: bias and allow-list, penalties, temperature, min-p, top-k, top-p. */
+/** A constraint compiled for a model's vocabulary: opaque to all but whoever compiled it, and shared by requests. */
+export type Grammar = object & { readonly grammar?: never };
+
+/** What a request's output must satisfy. */
+export interface Constraint {
+  grammar: Grammar;
+  /** The output goes on behind the prompt's text: a leading space is part of it. */
+  continuation: boolean;
+}
+
+export interface GrammarCompiler {
+  /**
+   * @param program as grammar/program.ts writes it
+   * @throws Error that says why no automaton can be made of it
+   */
+  compile(program: Int32Array): Promise<Grammar>;
+}
+
+/** A vocabulary as a constraint sees it: every token's bytes. */
+export interface TokenTable {
+  bytes: Uint8Array;
+  /** [vocabSize + 1]: token i is bytes[offsets[i] .. offsets[i + 1]). Empty: never allowed. */
+  offsets: Int32Array;
+  /** Control tokens: allowed only where a constraint names them. */
+  control: Int32Array;
+  /** Ends of the output: allowed only where the constraint is satisfied. */
+  ends: Int32Array;
+  /** The decoder drops one space at the very start of a text. */
+  stripsLeadingSpace: boolean;
+}
+
+/** How tokens of one request are drawn. Order of operations: constraint, bias and allow-list, penalties, temperature, min-p, top-k, top-p. */
 export interface SamplingParams {
   /** 0 is greedy. */
   temperature: number;
@@ -34,6 +65,8 @@ export interface SamplingParams {
   allowedTokenIds: number[] | null;
   /** Token sequences that must not appear; the last token of one is banned when the others stand before it. */
   badWords: number[][];
+  /** Left out or null: free text. */
+  constraint?: Constraint | null;
 }
 
 /** Plain greedy sampling: the neutral value of every parameter. */
@@ -101,6 +134,9 @@ export interface PromptLogprobs {
   k: number;
 }
 
+/** `no_token_allowed`: what the request forbids leaves nothing; `constraint_failed`: its text has too many readings. */
+export type RowError = 'non_finite_logits' | 'no_token_allowed' | 'constraint_failed';
+
 export interface StepOutput {
   slot: number;
   /** -1 when the entry was not sampled. */
@@ -110,12 +146,11 @@ export interface StepOutput {
   prompt: PromptLogprobs | null;
   /** [hiddenSize], in the step that ends a pooled prompt. */
   pooled: Float32Array | null;
+  /** Tokens that must follow the sampled one under its constraint: part of the output, without a step each. */
+  forced?: Int32Array;
   /** Set when this row alone failed. */
   error: RowError | null;
 }
-
-/** What one row fails with: the model's values were not finite, or its own sampling parameters left no token to draw. */
-export type RowError = 'non_finite_logits' | 'no_token_allowed';
 
 /** Tokens in one KV block; the kernels are compiled for it. */
 export const BLOCK_SIZE = 16;

@@ -48,6 +48,8 @@ export interface SequenceUpdate {
   pooled: Float32Array | null;
   /** Null when the step sampled nothing. */
   token: { id: number; logprob: number; top: TopLogprobs | null } | null;
+  /** Tokens behind it that its constraint left no choice about. */
+  forced: Int32Array;
 }
 
 export interface SchedulerCounters {
@@ -57,6 +59,8 @@ export interface SchedulerCounters {
   prefixHits: number;
 }
 
+const NO_TOKENS = new Int32Array(0);
+
 interface Planned {
   tokens: number;
   copy: BlockCopy | null;
@@ -65,7 +69,8 @@ interface Planned {
 const ROW_ERRORS: Record<RowError, string> = {
   non_finite_logits: 'The model produced values that are not finite for this request.',
   no_token_allowed:
-    'No token may follow: allowed_token_ids, bad_words, min_tokens and logit_bias together rule out the whole vocabulary.',
+    'No token may follow: allowed_token_ids, bad_words, min_tokens, logit_bias and the constraint together rule out the whole vocabulary.',
+  constraint_failed: 'The constraint is too ambiguous: its text so far can be read in too many ways.',
 };
 
 /** Newcomers that may be passed over in one step because a running sequence computes their prefix. */
@@ -186,9 +191,10 @@ export class Scheduler {
       if (output.error !== null) {
         if (output.error === 'non_finite_logits') this.blocks.distrust(sequence.table);
         this.fail(sequence, new FiligreeError(output.error, ROW_ERRORS[output.error]));
-        updates.push({ sequence, prompt: null, pooled: null, token: null });
+        updates.push({ sequence, prompt: null, pooled: null, token: null, forced: NO_TOKENS });
         continue;
       }
+      const before = sequence.length;
       sequence.advance(output, entry.tokens.length, entry.sample);
       this.blocks.commit(sequence.table, sequence.tokens, sequence.computed);
       const prompt = sequence.takePromptLogprobs();
@@ -196,7 +202,8 @@ export class Scheduler {
       if (sequence.finishReason !== null) this.depart(sequence);
       const { pooled } = output;
       if (prompt !== null || pooled !== null || token !== null || sequence.finishReason !== null) {
-        updates.push({ sequence, prompt, pooled, token });
+        const forced = token === null ? NO_TOKENS : sequence.tokens.slice(before + 1, sequence.length);
+        updates.push({ sequence, prompt, pooled, token, forced });
       }
     }
     return updates;

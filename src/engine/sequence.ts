@@ -101,6 +101,11 @@ export class Sequence {
     return this.priority - other.priority || this.order - other.order;
   }
 
+  /** No token more may be appended. */
+  private get full(): boolean {
+    return this.outputLength >= this.request.maxTokens || this.length >= this.maxModelLen;
+  }
+
   append(token: number): void {
     if (this.length === this.ids.length) {
       const grown = new Int32Array(Math.min(this.length * 2, this.maxModelLen + 1));
@@ -115,15 +120,19 @@ export class Sequence {
     if (output.prompt !== null && !this.promptReported) this.promptRows.push(output.prompt);
     this.computed += tokens;
     if (sampled) {
-      this.append(output.token);
-      if (this.stopTokenIds.has(output.token) && this.outputLength >= this.request.sampling.minTokens) {
-        this.finishReason = 'stop';
-        this.stopTokenId = output.token;
-        return;
+      const { minTokens, constraint } = this.request.sampling;
+      for (const token of [output.token, ...(output.forced ?? [])]) {
+        this.append(token);
+        // A constraint allows an early end only where nothing else can follow.
+        if (this.stopTokenIds.has(token) && (this.outputLength >= minTokens || constraint)) {
+          this.finishReason = 'stop';
+          this.stopTokenId = token;
+          return;
+        }
+        if (this.full) break;
       }
     }
-    const atEnd = this.outputLength >= this.request.maxTokens || this.length >= this.maxModelLen;
-    if (atEnd && this.computed >= this.promptLength) this.finishReason = 'length';
+    if (this.full && this.computed >= this.promptLength) this.finishReason = 'length';
   }
 
   /** The prompt's log-probabilities, once, as soon as the whole prompt is computed. */

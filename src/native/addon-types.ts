@@ -2,7 +2,7 @@
  * What the native addon exports: the JS side of native/binding. Every value is checked there again; a wrong one throws
  * a TypeError or RangeError that names it, and failures of the engine are Errors with one of `NativeErrorCode`.
  */
-import type { RunnerInfo, SamplingParams } from '../engine/model-runner.js';
+import type { Grammar, RunnerInfo, SamplingParams } from '../engine/model-runner.js';
 import type { ModelManifest, TensorEntry } from '../model/manifest.js';
 
 export type NativeErrorCode =
@@ -52,10 +52,12 @@ export const OUTPUT_FIELDS = [
   'promptBegin',
   'promptTopBegin',
   'pooled',
+  'forced',
+  'forcedBegin',
 ] as const;
 
 /** `status` of an output. */
-export const ROW_STATUS = { ok: 0, nonFiniteLogits: 1, noTokenAllowed: 2 } as const;
+export const ROW_STATUS = { ok: 0, nonFiniteLogits: 1, noTokenAllowed: 2, constraintFailed: 3 } as const;
 
 export interface NativeStepResult {
   /** [entries][OUTPUT_FIELDS] */
@@ -69,6 +71,7 @@ export interface NativeStepResult {
   promptTopLogprobs: Float32Array;
   /** [entries whose prompt ends here and is pooled][hidden]; an output's `pooled` is its row, or -1. */
   pooled: Float32Array;
+  forcedTokens: Int32Array;
   /** [sampled entries][vocabulary], only with `keepLogits`. */
   logits: Float32Array;
   /** Milliseconds the step took on the engine's thread. */
@@ -242,7 +245,39 @@ export interface NativeCompression {
   close(): Promise<void>;
 }
 
+export interface NativeVocabulary {
+  compile(program: Int32Array): Promise<NativeGrammar>;
+}
+
+export interface NativeGrammar extends Grammar {
+  /** What has been built of it so far. */
+  statistics(): { states: number; stacks: number; masks: number };
+}
+
+/** One text under a grammar, without an engine. */
+export interface NativeMatcher {
+  /** One bit a token, 32 to a word. */
+  mask(): Uint32Array;
+  /** False, and nothing changes, for a token that is not allowed. */
+  accept(token: number): boolean;
+  /** Whether `accept` would. */
+  probe(token: number): boolean;
+  /** Accepts and returns tokens that are the only way on, at most `most`. */
+  forced(most: number): Int32Array;
+  readonly complete: boolean;
+  /** Nothing but the end may follow. */
+  readonly exhausted: boolean;
+}
+
 export interface NativeAddon {
+  createVocabulary(
+    bytes: Uint8Array,
+    offsets: Int32Array,
+    control: Int32Array,
+    ends: Int32Array,
+    stripsLeadingSpace: boolean,
+  ): Promise<NativeVocabulary>;
+  Matcher: new (grammar: Grammar, continuation?: boolean) => NativeMatcher;
   Engine: new () => NativeEngine;
   Compression: new () => NativeCompression;
   cpuInfo(): NativeInfo;

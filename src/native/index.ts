@@ -39,6 +39,7 @@ export type {
   ZeroCount,
 } from './addon-types.js';
 export { Compression } from './compression.js';
+export { createMatcher, NativeGrammars } from './grammars.js';
 export { NativeRunner } from './native-runner.js';
 
 /** KV cache where nobody says how much: eight full contexts, at most this many bytes. */

@@ -18,6 +18,7 @@ export interface FlatRecord {
 const ROW_ERROR: Readonly<Record<number, RowError>> = {
   [ROW_STATUS.nonFiniteLogits]: 'non_finite_logits',
   [ROW_STATUS.noTokenAllowed]: 'no_token_allowed',
+  [ROW_STATUS.constraintFailed]: 'constraint_failed',
 };
 const NO_COPIES = new Int32Array(0);
 
@@ -95,6 +96,7 @@ export function unflatten(
     const row = number(8);
     const size = row < 0 ? 0 : hiddenSize;
     const pooled = row < 0 ? null : result.pooled.slice(row * size, (row + 1) * size);
-    return { slot: entry.slot, token, logprob: result.logprobs[i]!, top, prompt, pooled, error };
+    const forced = result.forcedTokens.subarray(number(10), number(10) + number(9));
+    return { slot: entry.slot, token, logprob: result.logprobs[i]!, top, prompt, pooled, forced, error };
   });
 }

@@ -220,6 +220,11 @@ export class Tokenizer {
     return this.control.has(id);
   }
 
+  /** A token added to the vocabulary; its text is its own, whatever it means. */
+  isAdded(id: number): boolean {
+    return this.added.has(id);
+  }
+
   /** Marked special in the tokenizer: left out of text under `skipSpecial`. */
   isSpecial(id: number): boolean {
     return this.added.get(id)?.special ?? false;

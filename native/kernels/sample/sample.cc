@@ -31,6 +31,18 @@ void check_id(int32_t id, size_t vocabulary, const char* what) {
                                                " is outside the vocabulary of " + std::to_string(vocabulary));
 }
 
+// Whole words of 64 tokens are mostly all allowed or all forbidden.
+void keep_allowed(float* logits, size_t n, const uint64_t* allowed) {
+  for (size_t begin = 0; begin < n; begin += 64) {
+    const uint64_t word = allowed[begin / 64];
+    if (word == ~uint64_t{0}) continue;
+    const size_t count = std::min<size_t>(64, n - begin);
+    for (size_t i = 0; i < count; ++i) {
+      if ((word >> i & 1) == 0) logits[begin + i] = kNone;
+    }
+  }
+}
+
 // Draws from the whole vocabulary in id order: find the block, then the token in it.
 int32_t draw_from_all(const VocabularyOps& ops, const float* logits, size_t n, float max, float temperature,
                       double u, double* block_sums) {
@@ -224,9 +236,9 @@ void Sampler::forbid_bad_words(float* logits) const {
   }
 }
 
-void Sampler::process(float* logits) const {
+void Sampler::process(float* logits, bool ends) const {
   forbid_bad_words(logits);
-  if (output_count_ < params_.min_tokens) {
+  if (output_count_ < params_.min_tokens && !ends) {
     for (int32_t id : params_.suppressed_until_min) logits[id] = kNone;
   }
   for (const auto& [id, value] : params_.logit_bias) logits[id] += value;
@@ -241,7 +253,7 @@ void Sampler::process(float* logits) const {
 }
 
 SampleResult Sampler::sample(const VocabularyOps& ops, const float* logits, SampleWorkspace& workspace,
-                             int32_t* top_ids, float* top_values) {
+                             int32_t* top_ids, float* top_values, TokenConstraint constraint) {
   SampleResult result;
   const size_t n = vocabulary_;
   LogitScan scan = ops.scan(logits, n);
@@ -256,7 +268,7 @@ SampleResult Sampler::sample(const VocabularyOps& ops, const float* logits, Samp
                                                    workspace.candidates(), top_ids, top_values));
   }
   const float* x = logits;
-  if (changes_logits()) {
+  if (changes_logits() || constraint.allowed != nullptr) {
     float* copy = workspace.logits();
     if (params_.allowed_token_ids) {
       std::fill(copy, copy + n, kNone);
@@ -264,7 +276,8 @@ SampleResult Sampler::sample(const VocabularyOps& ops, const float* logits, Samp
     } else {
       std::copy(logits, logits + n, copy);
     }
-    process(copy);
+    if (constraint.allowed != nullptr) keep_allowed(copy, n, constraint.allowed);
+    process(copy, constraint.ends);
     scan = ops.scan(copy, n);
     x = copy;
   }

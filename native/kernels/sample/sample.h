@@ -47,6 +47,12 @@ struct SampleResult {
   int32_t top = 0;  // entries written to top_ids and top_logprobs
 };
 
+// What a constraint says of the next token, whatever computed it.
+struct TokenConstraint {
+  const uint64_t* allowed = nullptr;  // one bit a token, 64 to a word; null = every token
+  bool ends = false;                  // nothing but the end may follow: it is allowed before min_tokens
+};
+
 // Scratch memory for one sample() call at a time.
 class SampleWorkspace {
  public:
@@ -63,7 +69,7 @@ class SampleWorkspace {
 
 // The sampler of one request: its parameters, the counts its penalties need, its place in its random stream.
 //
-// Order of operations, as in vLLM: allowed ids and bad words, min_tokens, logit bias, penalties, then (unless greedy)
+// Order of operations, as in vLLM: the constraint, allowed ids and bad words, min_tokens, logit bias, penalties, then (unless greedy)
 // temperature, min_p, top_k, top_p, draw. Token n of a request is drawn with the n-th number of the Philox stream its seed
 // selects, so it does not matter when, where or beside whom it is drawn. All variants choose the same token.
 class Sampler {
@@ -76,7 +82,10 @@ class Sampler {
   // Chooses the next token from logits [vocabulary], and counts it. Writes up to params().logprobs entries, likeliest first
   // (ties: lowest id first), to top_ids and top_logprobs. Does not change the logits. Allocates nothing.
   SampleResult sample(const VocabularyOps& ops, const float* logits, SampleWorkspace& workspace,
-                      int32_t* top_ids, float* top_logprobs);
+                      int32_t* top_ids, float* top_logprobs, TokenConstraint constraint = {});
+
+  // Counts a token that was not drawn, because nothing else could follow.
+  void append(int32_t token) { count(token); }
 
   const SamplingParams& params() const { return params_; }
   int64_t output_count() const { return output_count_; }
@@ -91,7 +100,7 @@ class Sampler {
   bool changes_logits() const;
   void count(int32_t token);
   TokenCount& find(int32_t id);
-  void process(float* logits) const;
+  void process(float* logits, bool ends) const;
   void forbid_bad_words(float* logits) const;
 
   SamplingParams params_;

@@ -1,0 +1,141 @@
+#include "grammar/vocabulary.h"
+
+#include <algorithm>
+#include <numeric>
+#include <string>
+
+#include "base/status.h"
+#include "grammar/token_bytes.h"
+
+namespace filigree::grammar {
+namespace {
+
+constexpr size_t kLongestToken = 250;  // depth fits a byte
+
+// Characters of a token that holds nothing but whole plain ones; 0 otherwise.
+uint32_t plain_characters(std::span<const uint8_t> bytes) {
+  uint32_t count = 0;
+  for (size_t i = 0; i < bytes.size(); ++count) {
+    const uint8_t lead = bytes[i];
+    if (lead < 0x80) {
+      if (!is_plain_ascii(lead)) return 0;
+      ++i;
+      continue;
+    }
+    const size_t length = lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : lead < 0xf5 ? 4 : 0;
+    if (length == 0 || i + length > bytes.size()) return 0;
+    for (size_t j = 1; j < length; ++j) {
+      if ((bytes[i + j] & 0xc0) != 0x80) return 0;
+    }
+    const uint8_t second = bytes[i + 1];
+    if ((lead == 0xe0 && second < 0xa0) || (lead == 0xed && second > 0x9f) ||
+        (lead == 0xf0 && second < 0x90) || (lead == 0xf4 && second > 0x8f)) {
+      return 0;
+    }
+    i += length;
+  }
+  return count;
+}
+
+// `order`: tokens sorted by their bytes.
+TokenTrie make_trie(const Vocabulary& vocabulary, const std::vector<uint32_t>& order) {
+  TokenTrie trie;
+  std::vector<uint32_t> path{0};
+  trie.byte.push_back(0);
+  trie.depth.push_back(0);
+  trie.end.push_back(0);
+  trie.first_token.push_back(0);
+  std::span<const uint8_t> previous;
+  for (const uint32_t token : order) {
+    const std::span<const uint8_t> bytes = vocabulary.bytes(static_cast<int32_t>(token));
+    size_t shared = 0;
+    while (shared < previous.size() && shared < bytes.size() && previous[shared] == bytes[shared]) ++shared;
+    while (path.size() > shared + 1) {
+      trie.end[path.back()] = static_cast<uint32_t>(trie.byte.size());
+      path.pop_back();
+    }
+    for (size_t i = shared; i < bytes.size(); ++i) {
+      path.push_back(static_cast<uint32_t>(trie.byte.size()));
+      trie.byte.push_back(bytes[i]);
+      trie.depth.push_back(static_cast<uint8_t>(i + 1));
+      trie.end.push_back(0);
+      trie.first_token.push_back(static_cast<uint32_t>(trie.tokens.size()));
+    }
+    trie.deepest = std::max(trie.deepest, static_cast<uint32_t>(bytes.size()));
+    trie.tokens.push_back(token);
+    previous = bytes;
+  }
+  for (const uint32_t node : path) trie.end[node] = static_cast<uint32_t>(trie.byte.size());
+  trie.first_token.push_back(static_cast<uint32_t>(trie.tokens.size()));
+  return trie;
+}
+
+}  // namespace
+
+Vocabulary::Vocabulary(std::span<const uint8_t> bytes, std::span<const uint32_t> offsets,
+                       std::span<const int32_t> control, std::span<const int32_t> ends,
+                       bool strips_leading_space)
+    : size_(offsets.empty() ? 0 : offsets.size() - 1),
+      ends_(ends.begin(), ends.end()),
+      strips_leading_space_(strips_leading_space) {
+  if (size_ == 0 || size_ >= (size_t{1} << 24)) {
+    throw Error(ErrorCode::invalid_argument, "a vocabulary of " + std::to_string(size_) + " tokens");
+  }
+  std::vector<bool> is_control(size_, false);
+  for (const std::span<const int32_t> ids : {control, ends}) {
+    for (const int32_t id : ids) {
+      if (id < 0 || static_cast<size_t>(id) >= size_) {
+        throw Error(ErrorCode::invalid_argument,
+                    "control token " + std::to_string(id) + " is outside the vocabulary");
+      }
+      is_control[static_cast<size_t>(id)] = true;
+    }
+  }
+  offsets_.push_back(0);
+  for (size_t i = 0; i < size_; ++i) {
+    if (offsets[i] > offsets[i + 1] || offsets[i + 1] > bytes.size()) {
+      throw Error(ErrorCode::invalid_argument,
+                  "the bytes of token " + std::to_string(i) + " are out of range");
+    }
+    const auto token = bytes.subspan(offsets[i], offsets[i + 1] - offsets[i]);
+    if (is_control[i]) {
+      const auto name = control_token_bytes(static_cast<uint32_t>(i));
+      bytes_.insert(bytes_.end(), name.begin(), name.end());
+    } else if (token.size() <= kLongestToken &&
+               std::find(token.begin(), token.end(), kControlByte) == token.end()) {
+      bytes_.insert(bytes_.end(), token.begin(), token.end());
+    }
+    offsets_.push_back(static_cast<uint32_t>(bytes_.size()));
+  }
+
+  std::vector<uint32_t> order;
+  for (uint32_t i = 0; i < size_; ++i) {
+    if (offsets_[i] < offsets_[i + 1]) order.push_back(i);
+  }
+  std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
+    const auto x = this->bytes(static_cast<int32_t>(a)), y = this->bytes(static_cast<int32_t>(b));
+    return std::lexicographical_compare(x.begin(), x.end(), y.begin(), y.end());
+  });
+  all_ = make_trie(*this, order);
+
+  std::vector<uint32_t> rest;
+  plain_up_to_.emplace_back(words(), 0);
+  std::vector<std::vector<uint32_t>> by_length(1);
+  for (const uint32_t token : order) {
+    const uint32_t count = plain_characters(this->bytes(static_cast<int32_t>(token)));
+    if (count == 0) {
+      rest.push_back(token);
+      continue;
+    }
+    if (by_length.size() <= count) by_length.resize(count + 1);
+    by_length[count].push_back(token);
+  }
+  for (size_t count = 1; count < by_length.size(); ++count) {
+    plain_up_to_.push_back(plain_up_to_.back());
+    for (const uint32_t token : by_length[count])
+      plain_up_to_.back()[token / 64] |= uint64_t{1} << (token % 64);
+  }
+  not_plain_ = make_trie(*this, rest);
+}
+
+}  // namespace filigree::grammar

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+namespace filigree::grammar {
+
+// Token ids as bits, 64 to a word, as the sampler takes them.
+using TokenMask = std::vector<uint64_t>;
+
+// Tokens by their bytes, in preorder: a walk goes forward through memory, and leaves out a subtree by one jump.
+struct TokenTrie {
+  std::vector<uint8_t> byte, depth;   // of each node; node 0 is the root
+  std::vector<uint32_t> end;          // first node behind the subtree
+  std::vector<uint32_t> first_token;  // [nodes + 1], into tokens: those that end at the node
+  std::vector<uint32_t> tokens;
+  uint32_t deepest = 0;
+
+  size_t nodes() const { return byte.size(); }
+};
+
+// A tokenizer's tokens as bytes, shared by all constraints on a model.
+//
+// Text tokens of nothing but plain characters (what a JSON string may hold unescaped) are most of a vocabulary. Where an
+// automaton takes any n plain characters and no more, the tokens of up to n characters are a mask known beforehand; only the
+// others need a walk.
+class Vocabulary {
+ public:
+  // bytes of token i: bytes[offsets[i], offsets[i + 1]). Tokens without bytes, longer than 250, or with bytes that UTF-8 never
+  // has are never allowed. `control` tokens only where a constraint names them, `ends` only where its text is complete.
+  Vocabulary(std::span<const uint8_t> bytes, std::span<const uint32_t> offsets,
+             std::span<const int32_t> control, std::span<const int32_t> ends, bool strips_leading_space);
+
+  size_t size() const { return size_; }
+  size_t words() const { return (size_ + 63) / 64; }
+  const TokenTrie& all() const { return all_; }
+  const TokenTrie& not_plain() const { return not_plain_; }
+  const std::vector<int32_t>& ends() const { return ends_; }
+  // The decoder drops a space at the very start of a text.
+  bool strips_leading_space() const { return strips_leading_space_; }
+  std::span<const uint8_t> bytes(int32_t token) const {
+    const size_t i = static_cast<size_t>(token);
+    return std::span<const uint8_t>(bytes_).subspan(offsets_[i], offsets_[i + 1] - offsets_[i]);
+  }
+
+  uint32_t longest_plain() const { return static_cast<uint32_t>(plain_up_to_.size() - 1); }
+  // Plain tokens of at most so many characters.
+  const TokenMask& plain_up_to(uint32_t characters) const {
+    return plain_up_to_[characters < longest_plain() ? characters : longest_plain()];
+  }
+
+ private:
+  size_t size_;
+  std::vector<uint8_t> bytes_;     // as the automaton reads them
+  std::vector<uint32_t> offsets_;  // [size + 1]
+  std::vector<int32_t> ends_;
+  bool strips_leading_space_;
+  TokenTrie all_, not_plain_;
+  std::vector<TokenMask> plain_up_to_;
+};
+
+// Characters that a JSON string holds as they are.
+inline bool is_plain_ascii(uint8_t byte) {
+  return byte >= 0x20 && byte < 0x80 && byte != '"' && byte != '\\';
+}
+
+}  // namespace filigree::grammar
