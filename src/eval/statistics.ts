@@ -52,7 +52,7 @@ export interface Comparison {
   difference: Estimate;
   /** Second over first; for metrics where less is better, first over second: 1 is fully recovered. */
   recovery: Estimate;
-  /** The same after taking off what guessing gives; null where guessing gives nothing or the first is not above it. */
+  /** The same after taking off what guessing gives; null where the first is not above it by two standard errors. */
   recoveryAboveChance: Estimate | null;
 }
 
@@ -79,6 +79,7 @@ export function compare(
     const stderr = difference.stderr === null ? null : value * difference.stderr;
     return { difference, recovery: { value, stderr, n }, recoveryAboveChance: null };
   }
+  const error = standardError(a.residuals);
   const chance = first.reduce((sum, sample) => sum + (sample.chance ?? 0), 0) / n;
   const recovered = (base: number): Estimate => {
     const top = (higherIsBetter ? b.ratio : a.ratio) - base;
@@ -91,6 +92,7 @@ export function compare(
   return {
     difference,
     recovery: recovered(0),
-    recoveryAboveChance: chance > 0 && a.ratio > chance ? recovered(chance) : null,
+    recoveryAboveChance:
+      chance > 0 && error !== null && a.ratio - chance > 2 * error ? recovered(chance) : null,
   };
 }

@@ -37,17 +37,22 @@ describe('comparisons', () => {
     expect(compare(samples(first), samples(first), accuracy('m')).difference.stderr).toBe(0);
   });
 
-  it('take off what guessing gives, where the first is above it', () => {
+  it('take off what guessing gives, where the first is clearly above it', () => {
     const chance = { chance: 0.25 };
     const { recovery, recoveryAboveChance } = compare(
-      samples([1, 1, 1, 0], chance),
-      samples([1, 1, 0, 0], chance),
+      samples([1, 1, 1, 0, 1, 1, 1, 0], chance),
+      samples([1, 1, 0, 0, 1, 1, 0, 0], chance),
       accuracy('m'),
     );
     expect(recovery.value).toBeCloseTo(2 / 3, 12);
     expect(recoveryAboveChance?.value).toBeCloseTo(0.5, 12);
-    const none = compare(samples([0, 0], chance), samples([1, 1], chance), accuracy('m'));
-    expect(none.recoveryAboveChance).toBeNull();
+    for (const hardly of [
+      [0, 0, 0, 0],
+      [1, 0, 1, 0],
+    ])
+      expect(
+        compare(samples(hardly, chance), samples([1, 1, 1, 1], chance), accuracy('m')).recoveryAboveChance,
+      ).toBeNull();
   });
 
   it('have the standard error that repeated draws show', () => {
