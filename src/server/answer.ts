@@ -4,13 +4,6 @@ import { unknownParameters } from './schemas/unknown.js';
 import type { Service } from './service.js';
 import { CHUNKS, type EventFormat, sendEvents } from './sse.js';
 
-declare module 'fastify' {
-  interface FastifyRequest {
-    /** When the request's head was read, in the clock of `performance.now()`. */
-    arrival: number;
-  }
-}
-
 /** Runs one exchange over HTTP, streamed or whole. A client that leaves cancels it. */
 export async function answer(
   service: Service,

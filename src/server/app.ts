@@ -29,6 +29,7 @@ import { streamRoutes } from './routes/stream.js';
 import { tokenRoutes } from './routes/tokens.js';
 import { validator } from './schemas/validate.js';
 import type { Service } from './service.js';
+import { registerTracing } from './tracing.js';
 
 export interface ServerOptions {
   /** Keys that open `/v1`, the tokenizer routes and the WebSocket; none leaves them open. */
@@ -56,8 +57,6 @@ function requestId(header: string | string[] | undefined): string {
   return typeof header === 'string' && /^[\x21-\x7e]{1,128}$/.test(header) ? header : randomUUID();
 }
 
-const TRACEPARENT = /^[\da-f]{2}-[\da-f]{32}-[\da-f]{16}-[\da-f]{2}$/;
-
 function createApp(options: ServerOptions) {
   return Fastify({
     ...(options.logger ? { loggerInstance: options.logger } : { logger: false }),
@@ -79,25 +78,6 @@ function createApp(options: ServerOptions) {
       socket.destroy();
     },
   }).withTypeProvider<TypeBoxTypeProvider>();
-}
-
-/** Request ids, timing and one log line an answer. */
-function registerTracing(app: FastifyInstance): void {
-  app.decorateRequest('arrival', 0);
-  app.addHook('onRequest', async (request, reply) => {
-    request.arrival = performance.now();
-    reply.header('x-request-id', request.id);
-    const { traceparent } = request.headers;
-    if (typeof traceparent === 'string' && TRACEPARENT.test(traceparent))
-      request.log = request.log.child({ traceparent });
-  });
-  app.addHook('onResponse', async (request, reply) => {
-    const { method, url, ip } = request;
-    const ms = Math.round((performance.now() - request.arrival) * 10) / 10;
-    const path = url.split('?', 1)[0];
-    const level = /^\/(health|ready|ping|load|metrics|is_sleeping)$/.test(path ?? '') ? 'debug' : 'info';
-    request.log[level]({ method, path, ip, status: reply.raw.statusCode, ms }, 'answered');
-  });
 }
 
 /** Counts a caller's requests: its key, or else its address. @throws FiligreeError rate_limit_exceeded */

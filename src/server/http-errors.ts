@@ -78,6 +78,11 @@ export function registerErrors(app: FastifyInstance): void {
     for (const name of Array.isArray(method) ? method : [method]) known.add(name);
     methods.set(url, known);
   });
+  // No route takes it, and Fastify would judge its headers first.
+  app.addHook('onRequest', async (request) => {
+    if (request.method === 'QUERY')
+      throw new FiligreeError('method_not_allowed', 'No route of this server takes QUERY.');
+  });
   app.setErrorHandler((error, request, reply) => send(request, reply, asFiligreeError(error)));
   app.setNotFoundHandler((request, reply) => {
     const path = request.url.split('?', 1)[0] ?? '';

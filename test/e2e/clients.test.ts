@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { request } from 'node:http';
 import { connect, type Socket } from 'node:net';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
+import Anthropic from '@anthropic-ai/sdk';
 import { generateText, streamText } from 'ai';
 import OpenAI from 'openai';
 import { afterEach, describe, expect, it } from 'vitest';
@@ -110,6 +111,57 @@ describe("OpenAI's own client for Node", () => {
       })(),
     ).rejects.toThrow();
     expect(text).toBe('aaa');
+  });
+});
+
+describe("OpenAI's client on the newer routes", () => {
+  it('answers, streams and stores responses, and embeds', async () => {
+    await listen(says('Hello, wörld 🌍!'));
+    const openai = new OpenAI({ baseURL: `${url}/v1`, apiKey: 'any', maxRetries: 0 });
+    const response = await openai.responses.create({ model: 'test-model', input: 'Hi' });
+    expect(response.output_text).toBe('Hello, wörld 🌍!');
+    expect((await openai.responses.retrieve(response.id)).output_text).toBe(response.output_text);
+    const stream = openai.responses.stream({
+      model: 'test-model',
+      input: 'More',
+      previous_response_id: response.id,
+    });
+    let text = '';
+    stream.on('response.output_text.delta', ({ delta }) => {
+      text += delta;
+    });
+    expect((await stream.finalResponse()).output_text).toBe('Hello, wörld 🌍!');
+    expect(text).toBe('Hello, wörld 🌍!');
+    await openai.responses.delete(response.id);
+    await expect(openai.responses.retrieve(response.id)).rejects.toBeInstanceOf(OpenAI.NotFoundError);
+    // The client asks for base64 and decodes it.
+    const { data } = await openai.embeddings.create({ model: 'test-model', input: ['ab', 'c'] });
+    expect(data.map((d) => Math.hypot(...d.embedding))).toEqual([expect.closeTo(1), expect.closeTo(1)]);
+  });
+});
+
+describe("Anthropic's own client for Node", () => {
+  it('answers, streams, counts, and sees our refusals as its own error classes', async () => {
+    await listen(says('Hello, wörld 🌍!'), { server: { apiKeys: ['good'] } });
+    const client = (apiKey: string) => new Anthropic({ baseURL: url, apiKey, maxRetries: 0 });
+    const anthropic = client('good');
+    const body = {
+      model: 'test-model',
+      max_tokens: 50,
+      messages: [{ role: 'user' as const, content: 'Hi' }],
+    };
+    const message = await anthropic.messages.create(body);
+    expect(message.content).toMatchObject([{ type: 'text', text: 'Hello, wörld 🌍!' }]);
+    const stream = anthropic.messages.stream(body);
+    expect(await stream.finalText()).toBe('Hello, wörld 🌍!');
+    expect((await stream.finalMessage()).usage.output_tokens).toBe(message.usage.output_tokens);
+    const { model, messages } = body;
+    const { input_tokens } = await anthropic.messages.countTokens({ model, messages });
+    expect(input_tokens).toBe(message.usage.input_tokens);
+    await expect(client('bad').messages.create(body)).rejects.toBeInstanceOf(Anthropic.AuthenticationError);
+    await expect(anthropic.messages.create({ ...body, model: 'none' })).rejects.toBeInstanceOf(
+      Anthropic.NotFoundError,
+    );
   });
 });
 

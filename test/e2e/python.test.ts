@@ -67,6 +67,20 @@ describe.skipIf(without)(`Python clients and routers${without ? ` (${without})` 
     expect((await client(urls[0] as string)).stdout).toBe('ok\n');
   });
 
+  it.skipIf(!has('anthropic') || !has('langchain_openai'))(
+    "serves OpenAI's responses and embeddings, Anthropic's client and LangChain",
+    async () => {
+      const script = join(PACKAGE_ROOT, 'test/e2e/more_clients.py');
+      const { stdout } = await promisify(execFile)(PYTHON as string, [
+        script,
+        urls[0] as string,
+        'key',
+        'smol',
+      ]);
+      expect(stdout).toBe('ok\n');
+    },
+  );
+
   for (const [name, module] of [
     ['vllm-router', 'vllm_router.launch_router'],
     ['sglang-router', 'sglang_router.launch_router'],

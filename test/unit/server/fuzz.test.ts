@@ -42,6 +42,42 @@ const BODIES: [string, Json][] = [
   ['/tokenize', { prompt: 'abc', add_special_tokens: true, return_token_strs: true }],
   ['/tokenize', { messages: user('a'), add_generation_prompt: false }],
   ['/detokenize', { tokens: [5, 6, 7] }],
+  [
+    '/v1/responses',
+    {
+      input: [
+        { role: 'user', content: [{ type: 'input_text', text: 'Hi' }] },
+        { type: 'function_call', call_id: 'c', name: 'f', arguments: '{}' },
+        { type: 'function_call_output', call_id: 'c', output: '1' },
+      ],
+      instructions: 'Be brief.',
+      max_output_tokens: 4,
+      previous_response_id: null,
+      include: ['message.output_text.logprobs'],
+      top_logprobs: 1,
+      text: { format: { type: 'text' } },
+      truncation: 'auto',
+      store: true,
+      metadata: { a: 'b' },
+    },
+  ],
+  [
+    '/v1/messages',
+    {
+      max_tokens: 4,
+      system: [{ type: 'text', text: 'S' }],
+      messages: [
+        { role: 'user', content: 'a' },
+        { role: 'assistant', content: [{ type: 'tool_use', id: 't', name: 'f', input: {} }] },
+        { role: 'user', content: [{ type: 'tool_result', tool_use_id: 't', content: 'x' }] },
+      ],
+      stop_sequences: ['q'],
+      temperature: 0.5,
+    },
+  ],
+  ['/v1/messages/count_tokens', { messages: user('a'), system: 'S' }],
+  ['/v1/embeddings', { input: ['ab', 'c'], dimensions: 2, encoding_format: 'float', pooling: 'mean' }],
+  ['/v1/embeddings', { input: [[5, 6], [7]], normalize: false, truncate_prompt_tokens: 3 }],
   ['/apply-template', { messages: user('a'), continue_final_message: false }],
 ];
 
@@ -141,7 +177,10 @@ describe('mutated bodies', () => {
       seen.set(status, (seen.get(status) ?? 0) + 1);
       if (status === 200) continue;
       expect([400, 404, 413], shown).toContain(status);
-      expect(Object.keys(json?.error ?? {}).sort(), shown).toEqual(['code', 'message', 'param', 'type']);
+      const shape = url.startsWith('/v1/messages')
+        ? ['message', 'type']
+        : ['code', 'message', 'param', 'type'];
+      expect(Object.keys(json?.error ?? {}).sort(), shown).toEqual(shape);
     }
     // Both sides were reached.
     expect(seen.get(200)).toBeGreaterThan(rounds / 20);
