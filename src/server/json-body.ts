@@ -1,5 +1,5 @@
 import { isUtf8 } from 'node:buffer';
-import type { FastifyInstance } from 'fastify';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { FiligreeError } from '../errors.js';
 
 /** @throws FiligreeError invalid_json, saying where */
@@ -21,7 +21,9 @@ export function registerJson(app: FastifyInstance): void {
   app.addContentTypeParser(
     'application/json',
     { parseAs: 'buffer' },
-    async (_request: unknown, body: Buffer) => {
+    async (request: FastifyRequest, body: Buffer) => {
+      // OpenAI's Python client announces JSON on a DELETE, too.
+      if (body.length === 0 && !request.routeOptions.schema?.body) return undefined;
       if (body.length === 0)
         throw new FiligreeError('invalid_json', 'The body is empty: send a JSON object.');
       if (!isUtf8(body)) throw new FiligreeError('invalid_json', 'The body is not valid UTF-8.');

@@ -98,7 +98,9 @@ describe('responses', () => {
     expect((await get(id)).error.code).toBe('not_found');
     const kept = (await fixture.post(URL, { input: 'a' })).json.id;
     expect((await get(kept)).status).toBe('completed');
-    const gone = await fixture.app.inject({ method: 'DELETE', url: `${URL}/${kept}` });
+    // As OpenAI's Python client sends it: a DELETE that announces JSON and has none.
+    const headers = { 'content-type': 'application/json' };
+    const gone = await fixture.app.inject({ method: 'DELETE', url: `${URL}/${kept}`, headers });
     expect(gone.json()).toEqual({ id: kept, object: 'response', deleted: true });
     expect((await get(kept)).error.code).toBe('not_found');
     const next = await fixture.post(URL, { input: 'b', previous_response_id: kept });
