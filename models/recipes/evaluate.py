@@ -121,7 +121,7 @@ def choices(llama, params, arrays, limit=None) -> dict:
 class Evaluator:
     def __init__(self, config, teacher, arrays, short: bool = False):
         self.plain, self.integer = Llama(config), Llama(config, activations='i8')
-        self.teacher, self.arrays, self.short = teacher, arrays, short
+        self.teacher, self.arrays, self.short, self.dense_quick = teacher, arrays, short, None
 
     def kl(self, params, llama=None, domains=(*OUTSIDE, 'chat', 'textbooks'), limit=None) -> dict:
         teacher, window = (self.plain, self.teacher), 128 if self.short else 1024
@@ -132,6 +132,15 @@ class Evaluator:
         }
         outside = [result[d]['kl'] for d in OUTSIDE if d in result]
         return result | {'mean_outside': float(np.mean(outside))}
+
+    def score(self, params: dict, dense: dict) -> tuple[float, dict]:
+        """KL and excess log-perplexity on held-out text, averaged: lower is better."""
+        domains = ('c4', 'wiki', 'chat')
+        quick = self.kl(params, domains=domains, limit=64)
+        if self.dense_quick is None:
+            self.dense_quick = self.kl(dense, domains=domains, limit=64)
+        excess = [math.log(quick[d]['ppl'] / self.dense_quick[d]['ppl']) for d in domains]
+        return float(np.mean([quick[d]['kl'] for d in domains]) + np.mean(excess)) / 2, quick
 
     def full(self, params, grid: str | None = None) -> dict:
         """Everything of the table; `grid` rounds the weights to 'i8' or 'i4' and activations to i8 first."""

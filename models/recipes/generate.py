@@ -11,7 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from model import COMPUTE, DEVICE, rms_norm, rope_tables, rotate, tree_map
+import parallel
+from model import COMPUTE, DEVICE, rms_norm, rope_tables, rotate, tensors_of, tree_map
 
 END_OF_TURN = 2
 
@@ -47,6 +48,11 @@ class Sampler:
         self.turns = headers is not None
         self.graphs = {}
         self.pool = torch.cuda.graph_pool_handle() if DEVICE == 'cuda' else None
+
+    def use(self, params) -> None:
+        """Another model's weights, in the place of those that the graphs read."""
+        for mine, theirs in zip(tensors_of(self.params), tensors_of(params)):
+            mine.copy_(theirs)
 
     def _step(self, span: int):
         """One token for every sequence, attending to the first `span` cache slots."""
@@ -106,7 +112,7 @@ class Sampler:
             for t, old in zip((self.position, self.tokens, self.queue, self.user_speaks), state):
                 t.copy_(old)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self.pool):
+            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode='thread_local'):
                 self._step(span)
             self.graphs[span] = graph
         self.graphs[span].replay()
@@ -133,30 +139,63 @@ class Sampler:
 
 
 def self_text(config, params, seeds: dict, spec: dict, log) -> dict[str, np.ndarray]:
-    """Web-like text, then chats, each for its seconds.
+    """Web-like text and chats, each so many rounds of a batch; every process writes its own. uint16 [sequences, length] each.
 
     seeds: ragged id lists 'chat' and 'text' (see prepare.py). A share of the sequences starts from nothing but the
     separator (text) or the user's header (chat): the model then chooses the subject.
     """
-    rng, made = np.random.default_rng(spec['seed']), {'self_text': [], 'self_chat': []}
-    for kind in made:
-        chat = kind == 'self_chat'
-        size = spec['chat' if chat else 'text']
-        if not size['seconds']:
+    rng, made = np.random.default_rng(spec['seed'] + parallel.RANK), {}
+    torch.manual_seed(spec['seed'] + parallel.RANK)
+    for kind in ('chat', 'text'):
+        size, chat = spec[kind], kind == 'chat'
+        if not size['rounds']:
             continue
         batch, length = size['batch'], size['length']
         headers = (seeds['after_user'], seeds['after_assistant']) if chat else None
-        pool, bare = seeds['chat' if chat else 'text'], list(seeds['user_header'] if chat else [0])
+        pool, bare = seeds[kind], list(seeds['user_header'] if chat else [0])
         sampler = Sampler(config, params, batch, length, spec['prompt'], headers)
-        began = time.time()
-        while time.time() - began < size['seconds']:
+        rows = []
+        for _ in range(size['rounds']):
             free = rng.random(batch) < spec['free']
             prompts = [bare if f else pool[i] for f, i in zip(free, rng.integers(len(pool), size=batch))]
-            heat, before = rng.uniform(*spec['temperature'], size=batch), time.time()
+            heat, before = rng.uniform(*size['temperature'], size=batch), time.time()
             ids = sampler.run(prompts, heat, user_speaks=free if chat else None, is_chat=np.full(batch, chat))
-            made[kind].append(ids.cpu().numpy().astype(np.uint16))
-            log(f'{kind} {ids.numel() / 1e6:.2f} M tokens, {ids.numel() / (time.time() - before):.0f} tokens/s')
+            rows.append(ids.cpu().numpy().astype(np.uint16))
+            log(f'self_{kind} {ids.numel() / 1e6:.2f} M tokens, {ids.numel() / (time.time() - before):.0f} tokens/s each')
+        made[f'self_{kind}'] = np.concatenate(rows)
         del sampler
         if DEVICE == 'cuda':
             torch.cuda.empty_cache()
-    return {kind: np.concatenate([m.ravel() for m in parts]) for kind, parts in made.items() if parts}
+    return made
+
+
+def first_questions(chats: np.ndarray, after_user: list[int], longest: int) -> list[list[int]]:
+    """Of chats [n, length], each one's start up to where the assistant first speaks."""
+    mark, out = np.array(after_user), []
+    windows = np.lib.stride_tricks.sliding_window_view(chats[:, :longest], len(mark), axis=1)
+    hits = (windows == mark).all(2)
+    for row, hit in zip(chats, hits):
+        if hit.any():
+            out.append(row[: int(hit.argmax()) + len(mark)].astype(np.int64).tolist())
+    return out
+
+
+def own_chats(config, student: dict, questions: list[list[int]], seeds: dict, spec: dict, log) -> np.ndarray:
+    """Chats as the student itself continues them, so that the teacher can correct it where it goes astray (on-policy
+    distillation, arXiv 2306.13649). uint16 [sequences, length]."""
+    rng = np.random.default_rng(spec['seed'] + parallel.RANK)
+    torch.manual_seed(spec['seed'] + parallel.RANK)
+    headers = (seeds['after_user'], seeds['after_assistant'])
+    pool = questions or seeds['chat']
+    sampler = Sampler(config, student, spec['batch'], spec['length'], spec['prompt'], headers)
+    rows = []
+    for _ in range(spec['rounds']):
+        prompts = [pool[i] for i in rng.integers(len(pool), size=spec['batch'])]
+        heat, before = rng.uniform(*spec['temperature'], size=spec['batch']), time.time()
+        ids = sampler.run(prompts, heat, is_chat=np.full(spec['batch'], True))
+        rows.append(ids.cpu().numpy().astype(np.uint16))
+        log(f'own_chat {ids.numel() / 1e6:.2f} M tokens, {ids.numel() / (time.time() - before):.0f} tokens/s each')
+    del sampler
+    if DEVICE == 'cuda':
+        torch.cuda.empty_cache()
+    return np.concatenate(rows)

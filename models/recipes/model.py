@@ -127,6 +127,8 @@ class Llama:
         self.config = config
         self.cos, self.sin = rope_tables(config, config.max_positions)
         quantize_input = ste_activations if activations == 'i8' else (lambda x: x)
+        if activations == 'i8' and not compiled and DEVICE == 'cuda':  # a dozen passes over the activations become two
+            quantize_input = torch.compile(ste_activations, dynamic=True)
 
         def linear(x, weight):
             return F.linear(quantize_input(x), weight.to(x.dtype))

@@ -1,8 +1,9 @@
-"""The whole recipe, stage after stage: python run.py RECIPE.yaml --work DIR
+"""The whole recipe, stage after stage: python run.py RECIPE.yaml --work DIR, or torchrun --nproc-per-node N run.py …
 
-Each finished stage leaves a file in DIR and is skipped the next time, training resumes from its last checkpoint, and
-DIR/results.jsonl collects every number. DIR/control.json, if present, overrides numbers of a coming stage, e.g.
-{"train70": {"tokens": 2e8}}. Inputs in DIR: model.gguf, eval.npz, seeds.npz, tokens.npz (may arrive while it runs).
+Each finished stage leaves a folder in DIR and is skipped the next time, training resumes from its last checkpoint (if the recipe
+sets checkpoint_seconds), and DIR/results.jsonl collects every number. DIR/control.json, if present, overrides numbers of a coming
+stage, e.g. {"train70": {"tokens": 2e8}}, or {"train_until": unix time} lets the stages share the time until then. Inputs in DIR:
+model.gguf, eval.npz, seeds.npz, tokens.npz, finetune.npz (may arrive while it runs).
 """
 
 import argparse
@@ -15,13 +16,15 @@ import torch
 import yaml
 
 import checkpoint
+import parallel
 from evaluate import Evaluator
-from generate import self_text
-from model import COMPUTE, DEVICE, Config, Llama, load_gguf, sparsity, tree_map
+from finetune import FineTuner
+from generate import first_questions, own_chats, self_text
+from mixture import remember
+from model import COMPUTE, DEVICE, Config, Llama, load_gguf, matrices_of, sparsity, tree_map
 from prepare import unragged
 from sparsegpt import allocate, sparsegpt
 from train import Trainer
-
 
 class Run:
     def __init__(self, recipe: dict, work: Path, layers: int | None):
@@ -30,27 +33,143 @@ class Run:
         self._wait('model.gguf')
         self.config, self.dense = load_gguf(self.file('model.gguf'), layers)
         self.teacher = tree_map(lambda t: t.to(COMPUTE), self.dense)
-        self._wait('eval.npz')
-        self.arrays = dict(np.load(self.file('eval.npz')))
-        self.evaluator = Evaluator(self.config, self.teacher, self.arrays, short=recipe.get('short', False))
-        self.trainer = Trainer(self.config, self.teacher, self.log, compiled=DEVICE == 'cuda')
         self.plain = Llama(self.config)
+        self.trainer = Trainer(self.config, self.teacher, self.log, compiled=DEVICE == 'cuda')
 
     def log(self, text: str, record: dict | None = None):
-        print(f'[{time.time() - self.began:7.1f}] {text}', flush=True)
-        if record is not None:
+        print(f'[{time.time() - self.began:7.1f}] {parallel.RANK}: {text}', flush=True)
+        alone = record is not None and ('evaluation' in record or 'finetune' in record)
+        if record is not None and (alone or parallel.RANK == 0):
             with open(self.file('results.jsonl'), 'a') as out:
                 out.write(json.dumps({'at': round(time.time() - self.began, 1), **record}) + '\n')
 
-    def control(self, stage: str) -> dict:
+    def control(self, stage: str):
+        """Rank 0's reading of control.json, so that all do the same."""
         path = self.file('control.json')
-        return json.loads(path.read_text()).get(stage, {}) if path.exists() else {}
+        return parallel.from_first(json.loads(path.read_text()).get(stage) if path.exists() else None)
 
     def _wait(self, name: str):
         while not self.file(name).exists():
-            time.sleep(0.5)
+            time.sleep(0.2)
+        return self.file(name)
 
     # ---- stages
+
+    def generate(self):
+        """This process's share of the dense model's own text."""
+        path = self.file(f'self.{parallel.RANK}.npz')
+        arrays = dict(np.load(self._wait('seeds.npz')))
+        self.seeds = {name: unragged(arrays, name) for name in ('chat', 'text')}
+        self.seeds |= {k: arrays[k].tolist() for k in ('user_header', 'after_user', 'after_assistant')}
+        if not path.exists():
+            made = self_text(self.config, self.dense, self.seeds, self.recipe['generate'], self.log)
+            np.savez(path, **made)
+        made = dict(np.load(path))
+        self.own = {name: torch.from_numpy(rows.ravel().astype(np.int32)).to(DEVICE) for name, rows in made.items()}
+        self.questions = first_questions(made['self_chat'], self.seeds['after_user'], 200)
+
+    def read_streams(self):
+        """Of every corpus this process's part, and the teacher's states of it if they fit into memory."""
+        arrays = dict(np.load(self._wait('tokens.npz')))
+        self.arrays = dict(np.load(self._wait('eval.npz')))
+        arrays['web'] = self.arrays['train_web']
+        self.evaluator = Evaluator(self.config, self.teacher, self.arrays, short=self.recipe.get('short', False))
+        self.streams = dict(self.own)
+        for name, ids in arrays.items():
+            part = len(ids) // parallel.WORLD
+            mine = ids[parallel.RANK * part : (parallel.RANK + 1) * part]
+            self.streams[name] = torch.from_numpy(mine.astype(np.int32)).to(DEVICE)
+        self.log('tokens of each', record={'tokens': {k: len(v) for k, v in self.streams.items()}})
+        spec, began, self.remembered = self.recipe['train'], time.time(), None
+        if spec.get('remember', True):
+            self.remembered = {name: self.remember(self.streams[name]) for name in spec['mix'] if name in self.streams}
+            self.log(f'remembered in {time.time() - began:.1f} s, {memory()}')
+
+    def remember(self, stream):
+        spec = self.recipe['train']
+        return remember(self.trainer.plain, self.teacher, stream, spec['length'], spec['batch'])
+
+    def calibration(self, parts: int) -> torch.Tensor:
+        """[windows / parts, length] of the recipe's mix, from this process's streams."""
+        spec = self.recipe['prune']
+        generator = torch.Generator().manual_seed(spec['seed'] + parallel.RANK)
+        rows = []
+        for name, count in spec['calibration'].items():
+            stream, count = self.streams[name], max(1, count // parts)
+            starts = torch.randint(max(1, len(stream) - spec['length']), (count,), generator=generator).to(DEVICE)
+            rows.append(stream[starts[:, None] + torch.arange(spec['length'], device=DEVICE)[None]].long())
+        return torch.cat(rows)
+
+    def prune(self, name: str, params: dict, target: float, allocation: dict | None = None, together=True) -> dict:
+        path = self.file(f'{name}.pt')
+        if path.exists():
+            return torch.load(path, map_location=DEVICE)
+        began, allocation = time.time(), allocation or {}
+        shares = allocate(self.config, target, allocation.get('kinds', {}), allocation.get('layers', {}))
+        rows = self.calibration(parallel.WORLD if together else 1)
+        result = sparsegpt(self.plain, params, rows, shares, together=together)
+        self.log(
+            f'PRUNE {name} to {sparsity(result):.4f}, {time.time() - began:.1f} s',
+            record={'prune': name, 'sparsity': sparsity(result), 'allocation': allocation},
+        )
+        self.save(path, result, not together or parallel.RANK == 0)
+        return result
+
+    def save(self, path, params, mine: bool):
+        if mine:
+            torch.save(params, path.with_suffix('.partial'))
+            path.with_suffix('.partial').rename(path)
+
+    def model(self, name: str) -> dict:
+        """The weights of a stage (or 'dense'): read if its folder is there, else made from the stage that it starts from."""
+        if name == 'dense':
+            return self.dense
+        if name not in self.made:
+            if self.file(name).exists():
+                self.made[name] = checkpoint.load(self.file(name))[1]
+            else:
+                spec = self.recipe['stages'][name]
+                start = self.model(spec['from'])
+                if 'prune' in spec:
+                    start = self.prune(f'{name}-start', start, spec['prune'], self.chosen['allocation'])
+                self.made[name] = self.train(name, start)
+        return self.made[name]
+
+    def train(self, name: str, params: dict) -> dict:
+        stages = self.recipe['stages']
+        spec = self.recipe['train'] | self.chosen['train'] | stages[name] | (self.control(name) or {})
+        until = self.control('train_until')  # a lease that ends: its seconds are shared out among the stages left
+        if until and not spec.get('tokens'):
+            left = [s['share'] for n, s in stages.items() if not self.file(n).exists()]
+            seconds = parallel.from_first(until - time.time() - 12 * (len(left) - 1))
+            spec['seconds'] = max(1.0, seconds * spec['share'] / sum(left))
+        interludes = []
+        if spec.get('own'):
+            spec['interlude_grid'], spec['interlude_seconds'] = spec['own']['grid'], spec['own']['seconds']
+            interludes = [
+                (at, lambda student, n=n: self.own_chats(student, spec, n)) for n, at in enumerate(spec['own']['at'])
+            ]
+        resume = str(self.file(f'{name}.resume')) if spec.get('checkpoint_seconds') else None
+        result = self.trainer.run(
+            name, params, self.streams, spec, resume, remembered=self.remembered, interludes=interludes
+        )
+        if any(not torch.equal(a != 0, b != 0) for a, b in zip(matrices_of(params), matrices_of(result))):
+            raise RuntimeError(f'{name}: a mask moved')
+        self.log(f'{name}: zeros as pruned, all {sum(int((m == 0).sum()) for m in matrices_of(result))}')
+        if parallel.RANK == 0:
+            checkpoint.save(self.file(f'{name}.partial'), self.config, result)
+            self.file(f'{name}.partial').rename(self.file(name))
+        self.log(f'EXPORTED {name}')
+        parallel.barrier()
+        return result
+
+    def own_chats(self, student, spec, number):
+        settings = spec['own'] | {'seed': spec['seed'] + 100 * number}
+        ids = own_chats(self.config, student, self.questions, self.seeds, settings, self.log)
+        stream = torch.from_numpy(ids.ravel().astype(np.int32)).to(DEVICE)
+        states = {} if self.remembered is None else {'own_chat': self.remember(stream)}
+        self.log(f'own chats, {memory()}')
+        return {'own_chat': stream}, states, spec['own']['mix']
 
     def evaluate(self, name: str, params: dict, grid: str | None = None):
         label = name + (f'-{grid}' if grid else '')
@@ -67,58 +186,28 @@ class Run:
             record={'evaluation': label, **result},
         )
 
-    def generate(self):
-        if not self.file('self.npz').exists():
-            arrays = dict(np.load(self._waited('seeds.npz')))
-            seeds = {name: unragged(arrays, name) for name in ('chat', 'text')}
-            seeds |= {k: arrays[k].tolist() for k in ('user_header', 'after_user', 'after_assistant')}
-            spec = self.recipe['generate'] | self.control('generate')
-            made = self_text(self.config, self.dense, seeds, spec, self.log)
-            np.savez(self.file('self.partial.npz'), **made)
-            self.file('self.partial.npz').rename(self.file('self.npz'))
+    def evaluate_all(self):
+        """Rows of the table, dealt out as processes become free; a one-shot model is pruned by the process that evaluates it."""
+        made = {}
 
-    def _waited(self, name):
-        self._wait(name)
-        return self.file(name)
+        def one_shot(name):
+            if name not in made:
+                made[name] = self.prune(name, self.dense, int(name.removeprefix('sgpt')) / 100, together=False)
+            return made[name]
 
-    def read_streams(self):
-        arrays = dict(np.load(self._waited('tokens.npz'))) | dict(np.load(self.file('self.npz')))
-        arrays['web'] = self.arrays['train_web']
-        self.streams = {k: torch.from_numpy(v.astype(np.int32)).to(DEVICE) for k, v in arrays.items()}
-        self.log('tokens', record={'tokens': {k: len(v) for k, v in self.streams.items()}})
-        spec = self.recipe['prune']
-        generator = torch.Generator().manual_seed(spec['seed'])
-        rows = []
-        for name, count in spec['calibration'].items():
-            stream = self.streams[name]
-            starts = torch.randint(max(1, len(stream) - spec['length']), (count,), generator=generator).to(DEVICE)
-            rows.append(stream[starts[:, None] + torch.arange(spec['length'], device=DEVICE)[None]].long())
-        self.calibration = torch.cat(rows)
+        for name, grids in self.recipe['evaluate'].items():
+            for grid in grids:
+                if parallel.claim(self.work, f'{name}-{grid}'):
+                    params = one_shot(name) if name.startswith('sgpt') else self.model(name)
+                    self.evaluate(name, params, None if grid == 'f16' else grid)
 
-    def prune(self, name: str, params: dict, target: float, allocation: dict | None = None) -> dict:
-        path = self.file(f'{name}.pt')
-        if path.exists():
-            return torch.load(path, map_location=DEVICE)
-        began = time.time()
-        allocation = allocation or {}
-        shares = allocate(self.config, target, allocation.get('kinds', {}), allocation.get('layers', {}))
-        result = sparsegpt(self.plain, params, self.calibration, shares)
-        torch.save(result, path)
-        quick = self.evaluator.kl(result, domains=('c4', 'wiki'), limit=32)
-        self.log(
-            f'PRUNE {name} to {sparsity(result):.4f}, kl {quick["mean_outside"]:.3f}, {time.time() - began:.1f} s',
-            record={'prune': name, 'sparsity': sparsity(result), 'allocation': allocation, 'quick': quick},
-        )
-        return result
-
-    def score(self, params: dict) -> tuple[float, dict]:
-        """KL and excess log-perplexity on held-out text, averaged: lower is better."""
-        quick = self.evaluator.kl(params, domains=('c4', 'wiki', 'chat'), limit=64)
-        if not hasattr(self, 'dense_quick'):
-            self.dense_quick = self.evaluator.kl(self.dense, domains=('c4', 'wiki', 'chat'), limit=64)
-        domains = [d for d in quick if d != 'mean_outside']
-        excess = [np.log(quick[d]['ppl'] / self.dense_quick[d]['ppl']) for d in domains]
-        return float(np.mean([quick[d]['kl'] for d in domains]) + np.mean(excess)) / 2, quick
+    def finetune(self):
+        self.streams = self.remembered = None
+        arrays = dict(np.load(self._wait('finetune.npz')))
+        spec, folder = self.recipe['finetune'], self.file('finetuned')
+        folder.mkdir(exist_ok=True)
+        sparse = {name: self.model(stage) for name, stage in spec['models'].items()}
+        FineTuner(self.config, self.dense, sparse, arrays, spec, folder, self.trainer).run()
 
     def sweep(self):
         """Coordinate descent at equal tokens: each candidate changes the best setting so far; the better one stays."""
@@ -129,8 +218,6 @@ class Run:
         base = {'train': self.recipe['train'] | spec['train'], 'allocation': {}}
         best, table = None, []
         for candidate in spec['candidates']:
-            if self.control('sweep').get('stop'):
-                break
             setting = {
                 'train': base['train'] | candidate.get('train', {}),
                 'allocation': candidate.get('allocation', base['allocation']),
@@ -138,17 +225,10 @@ class Run:
             name = 'sgpt50' if not setting['allocation'] else f'sgpt50-{candidate["name"]}'
             start = self.prune(name, self.dense, 0.5, setting['allocation'])
             trained = self.trainer.run(f'sweep-{candidate["name"]}', start, self.streams, setting['train'])
-            score, quick = self.score(trained)
+            score, quick = self.evaluator.score(trained, self.dense)
             adopted = best is None or score < best * (1 - spec['margin'])
             table.append({'name': candidate['name'], 'score': score, 'adopted': adopted, 'quick': quick})
-            against = 0.0 if best is None else 100 * (score / best - 1)
-            self.log(
-                f'SWEEP {candidate["name"]}: {score:.4f} ({against:+.1f} % against the best) '
-                f'kl {({d: round(v["kl"], 3) for d, v in quick.items() if d != "mean_outside"})} '
-                f'ppl {({d: round(v["ppl"], 2) for d, v in quick.items() if d != "mean_outside"})}'
-                + (' adopted' if adopted else ''),
-                record={'sweep': table[-1]},
-            )
+            self.log(f'SWEEP {candidate["name"]}: {score:.4f}' + (' adopted' if adopted else ''), {'sweep': table[-1]})
             if adopted:
                 best, base = score, setting
             del trained
@@ -156,45 +236,30 @@ class Run:
         path.write_text(json.dumps(adopted))
         return adopted
 
-    def train(self, name: str, params: dict, chosen: dict) -> dict:
-        path = self.file(f'{name}.pt')
-        if path.exists():
-            return torch.load(path, map_location=DEVICE)
-        spec = self.recipe['train'] | chosen['train'] | self.recipe[name] | self.control(name)
-        if spec.get('until'):  # a lease that ends: as many tokens as fit before that second of this process
-            spec['tokens'] = int((spec['until'] - (time.time() - self.began)) * spec['rate'])
-        result = self.trainer.run(name, params, self.streams, spec, str(self.file(f'{name}.resume')))
-        torch.save(result, path)
-        checkpoint.save(self.file(name), self.config, result)
-        self.log(f'EXPORTED {name}')
-        return result
-
     def main(self):
         r = self.recipe
-        self.evaluate('dense', self.dense)
+        for folder in (self.work, self.file('finetuned')):
+            parallel.forget_claims(folder)
         self.generate()
         self.read_streams()
-        chosen = {'train': {}, 'allocation': r['prune'].get('allocation', {})}
-        chosen = self.sweep() if r.get('sweep') else chosen
-        start50 = self.prune('start50', self.dense, 0.5, chosen['allocation'])
-        train50 = self.train('train50', start50, chosen)
-        self.evaluate('train50', train50)
-        start = train50
-        if r.get('train60'):
-            start = self.train('train60', self.prune('start60', start, 0.6, chosen['allocation']), chosen)
-        start70 = self.prune('start70', start, 0.7, chosen['allocation'])
-        train70 = self.train('train70', start70, chosen)
-        for grid in (None, 'i8', 'i4'):
-            self.evaluate('train70', train70, grid)
-        for grid in ('i8', 'i4'):
-            self.evaluate('train50', train50, grid)
-        one50, one70 = (self.prune(f'sgpt{n}', self.dense, n / 100) for n in (50, 70))
-        for name, params in (('sgpt50', one50), ('sgpt70', one70)):
-            self.evaluate(name, params)
-        for grid in ('i8', 'i4'):
-            for name, params in (('dense', self.dense), ('sgpt50', one50), ('sgpt70', one70)):
-                self.evaluate(name, params, grid)
+        for name in self.control('wait_for') or []:  # stages of an earlier run, on their way
+            self._wait(name)
+        parallel.barrier()
+        self.made, self.chosen = {}, {'train': {}, 'allocation': r['prune'].get('allocation', {})}
+        if r.get('sweep'):
+            self.chosen = self.sweep()
+        wanted = [n for n in (*r['evaluate'], *r.get('finetune', {}).get('models', {}).values()) if n in r['stages']]
+        for name in wanted:
+            self.model(name)
+        if r.get('finetune'):
+            self.finetune()
+        self.evaluate_all()
+        parallel.barrier()
         self.log('END')
+
+
+def memory() -> str:
+    return f'{torch.cuda.memory_allocated() / 2**30:.0f} GiB' if DEVICE == 'cuda' else 'no GPU'
 
 
 def warm(recipe: dict):
@@ -212,11 +277,13 @@ def warm(recipe: dict):
     say = lambda text, record=None: print(f'[{time.time() - began:6.1f}] warm: {text}', flush=True)  # noqa: E731
     trainer = Trainer(config, teacher, say, compiled=DEVICE == 'cuda')
     streams = {'x': torch.randint(0, 49152, (4_000_000,), dtype=torch.int32, device=DEVICE)}
-    batch = recipe['train']['batch']
-    spec = recipe['train'] | {'mix': {'x': 1.0}, 'qat_from': 0.5, 'tokens': 8 * batch * 1024, 'log_every': 2}
-    trainer.run(f'batch of {batch} x 1024', params, streams, spec)
-    memory = torch.cuda.max_memory_allocated() / 2**30 if DEVICE == 'cuda' else 0
-    say(f'training peaks at {memory:.0f} GiB')
+    batch, length = recipe['train']['batch'], recipe['train']['length']
+    states = {'x': remember(trainer.plain, teacher, streams['x'][: 80 * length + 1], length, batch)}
+    streams['x'] = streams['x'][: 80 * length + 1]
+    spec = recipe['train'] | {'mix': {'x': 1.0}, 'qat_from': 0.5, 'tokens': 24 * batch * length * parallel.WORLD}
+    spec |= {'log_every': 3, 'ce': 0.1, 'qat': {'i8': 0.5, 'i4': 0.5}}
+    trainer.run(f'batch of {batch} x {length}', params, streams, spec, remembered=states)
+    say(f'training peaks at {torch.cuda.max_memory_allocated() / 2**30 if DEVICE == "cuda" else 0:.0f} GiB')
 
 
 if __name__ == '__main__':
@@ -227,6 +294,7 @@ if __name__ == '__main__':
     parser.add_argument('--warm', action='store_true', help='only compile and time')
     args = parser.parse_args()
     torch.set_float32_matmul_precision('high')
+    parallel.setup()
     document = yaml.safe_load(args.recipe.read_text())
     args.work.mkdir(parents=True, exist_ok=True)
     if args.warm:

@@ -5,7 +5,8 @@ text, and the column loop of a block, whose hundreds of small kernels are record
 
 import torch
 
-from model import DEVICE, Llama, rms_norm, tree_map
+import parallel
+from model import DEVICE, rms_norm, tree_map
 
 
 def allocate(config, target: float, offsets: dict[str, float], edges: dict[int, float]) -> dict:
@@ -62,7 +63,7 @@ class Solver:
                 self._columns(*static)
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, capture_error_mode='thread_local'):
                 self._columns(*static)
             self.graphs[key] = graph, static
         graph, static = self.graphs[key]
@@ -101,8 +102,11 @@ class Solver:
 
 
 @torch.no_grad()
-def sparsegpt(llama: Llama, params: dict, calibration: torch.Tensor, shares: dict, batch: int = 32) -> dict:
-    """calibration [windows, length] ids; shares from `allocate`. Returns new float32 parameters."""
+def sparsegpt(llama, params: dict, calibration: torch.Tensor, shares: dict, batch: int = 32, together=False) -> dict:
+    """calibration [windows, length] ids; shares from `allocate`. Returns new float32 parameters.
+
+    together: every process holds a part of the calibration text, and the sums of all give the one result.
+    """
     config, solver = llama.config, Solver()
     result = tree_map(lambda t: t.detach().clone(), params)
     windows, length = calibration.shape
@@ -116,12 +120,15 @@ def sparsegpt(llama: Llama, params: dict, calibration: torch.Tensor, shares: dic
         for i in range(0, windows, batch):
             rows = inputs(x[i : i + batch]).flatten(0, 1).float()
             total = rows.t() @ rows if total is None else total + rows.t() @ rows
-        return total * (2.0 / (windows * length))
+        total *= 2.0 / (windows * length)
+        return parallel.sum_over_ranks(total) / parallel.WORLD if together else total
 
     for number, layer in enumerate(result['layers']):
         def prune(matrix, inputs):
             groups = [(a, b, shares[number, kind]) for kind, (a, b) in config.row_groups(matrix).items()]
             layer[matrix] = solver.prune(layer[matrix], hessian(inputs), groups)
+            if together:  # the same sums gave every process the same weights; this makes it certain
+                parallel.from_first(layer[matrix])
 
         attention = lambda y: llama.attention(y, cos, sin, layer['attn_norm'], layer['qkv'])  # noqa: E731
         gated = lambda y: llama.gated(y, layer['mlp_norm'], layer['gate_up'])  # noqa: E731
