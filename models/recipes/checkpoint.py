@@ -5,6 +5,7 @@ Of a sparse matrix NAME the file holds NAME.weight.compressed (nonzeros, row-maj
 A kept weight that f16 would flush to zero becomes the smallest subnormal, so that a mask never changes on disk.
 """
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -38,6 +39,14 @@ def named_matrices(config: Config, layers: list[dict]):
         for matrix in ('qkv', 'out', 'gate_up', 'down'):
             for kind, (first, last) in config.row_groups(matrix).items():
                 yield f'model.layers.{i}.{place[kind]}', (i, matrix, first, last), layer[matrix][first:last]
+
+
+def mask_digest(config: Config, params: dict) -> str:
+    """SHA-256 over the bitmasks of all matrices in the order of `named_matrices`: one mask, from pruning to the shipped file."""
+    digest = hashlib.sha256()
+    for _, _, weight in named_matrices(config, params['layers']):
+        digest.update(np.packbits((weight != 0).cpu().numpy(), axis=1, bitorder='little').tobytes())
+    return digest.hexdigest()
 
 
 def save(folder, config: Config, params: dict, sparse: bool = True, tokenizer_from=None) -> None:

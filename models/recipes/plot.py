@@ -10,7 +10,7 @@ matplotlib.rcParams['svg.hashsalt'] = 'filigree'
 from matplotlib import pyplot as plt  # noqa: E402
 
 runs = [json.loads(line) for line in open(sys.argv[1])]
-runs = [r for r in runs if 'run' in r]
+runs = [r for r in runs if 'run' in r and ' ' not in r['run']]  # not the fine-tunes
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout='constrained')
 start = 0.0
 for run in runs:

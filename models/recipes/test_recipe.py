@@ -5,12 +5,20 @@ import torch
 
 import checkpoint
 from corpus import is_permissive
+from flat import Flat
+from mixture import remember
 from model import COMPUTE, DEVICE, Config, Llama, matrices_of, sparsity, tensors_of, tree_map
 from quantize import quantize_params, round_i4, round_i8
 from sparsegpt import allocate, sparsegpt
+from tasks import last_number, python_of, rouge, runs, same_number
 from train import Trainer
 
 CONFIG = Config(64, 128, 2, 2, 1, 256, 1e-5, 10000.0, head_dim=32, max_positions=64)
+
+SPEC = {
+    'tokens': 512, 'batch': 2, 'length': 32, 'lr': 3e-3, 'warmup': 0.1, 'floor': 0.1, 'kd': 1.0, 'ce': 0.2,
+    'optimizer': 'adamw', 'mix': {'x': 1.0}, 'seed': 1, 'qat_from': 0.5, 'qat': {'i8': 0.5, 'i4': 0.5},
+}  # fmt: skip
 
 
 def random_params():
@@ -34,11 +42,11 @@ def test_zeros_are_identical_from_pruning_to_the_file(tmp_path, optimizer):
     dense, pruned = random_params(), pruned_params(0.6)
     masks = [w != 0 for w in matrices_of(pruned)]
     stream = {'x': torch.randint(0, 256, (4000,), dtype=torch.int32, device=DEVICE)}
-    spec = {'tokens': 512, 'batch': 2, 'length': 32, 'lr': 3e-3, 'warmup': 0.1, 'floor': 0.1, 'kd': 1.0, 'ce': 0.2,
-            'optimizer': optimizer, 'mix': {'x': 1.0}, 'seed': 1, 'qat_from': 0.5, 'qat': {'i8': 0.5, 'i4': 0.5}}  # fmt: skip
+    spec = SPEC | {'optimizer': optimizer}
     trainer = Trainer(CONFIG, tree_map(lambda t: t.to(COMPUTE), dense), lambda *a, **k: None, compiled=False)
     trained = trainer.run('test', pruned, stream, spec)
     assert any((a != b).any() for a, b in zip(matrices_of(trained), matrices_of(pruned)))
+    assert checkpoint.mask_digest(CONFIG, trained) == checkpoint.mask_digest(CONFIG, pruned)
     checkpoint.save(tmp_path, CONFIG, trained)
     _, loaded = checkpoint.load(tmp_path)
     for mask, after, read in zip(masks, matrices_of(trained), matrices_of(loaded)):
@@ -87,3 +95,58 @@ def test_text_under_other_licences_is_refused():
     assert is_permissive('python_code', 'deb:python3-numpy:usr/lib/python3/x.py')
     with pytest.raises(ValueError, match='licences'):
         is_permissive('new_shard', 'x')
+
+
+def test_flat_vector_rounds_as_the_tree(tmp_path):
+    params, flat = pruned_params(0.5), Flat(CONFIG)
+    vector = flat.vector(params)
+    for a, b in zip(tensors_of(flat.tree(vector)), tensors_of(params)):
+        assert torch.equal(a, b)
+    for grid in ('i8', 'i4'):
+        rounded = torch.empty_like(vector)
+        flat.round_into(rounded, vector, grid)
+        for a, b in zip(tensors_of(flat.tree(rounded)), tensors_of(quantize_params(params, grid))):
+            assert torch.equal(a, b)
+
+
+def test_remembered_states_train_as_computed_ones():
+    dense, pruned = random_params(), pruned_params(0.5)
+    stream = {'x': torch.randint(0, 256, (2000,), dtype=torch.int32, device=DEVICE)}
+    trainer = Trainer(CONFIG, tree_map(lambda t: t.to(COMPUTE), dense), lambda *a, **k: None, compiled=False)
+    states = {'x': remember(trainer.plain, trainer.teacher, stream['x'], 32, 4)}
+    one, other = (trainer.run('t', pruned, stream, SPEC, remembered=r) for r in (None, states))
+    for a, b in zip(tensors_of(one), tensors_of(other)):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_a_run_resumes_where_it_was(tmp_path):
+    dense, pruned = random_params(), pruned_params(0.5)
+    stream = {'x': torch.randint(0, 256, (2000,), dtype=torch.int32, device=DEVICE)}
+    trainer = Trainer(CONFIG, tree_map(lambda t: t.to(COMPUTE), dense), lambda *a, **k: None, compiled=False)
+    whole = trainer.run('t', pruned, stream, SPEC | {'qat_from': 1.0})
+    path = str(tmp_path / 'resume')
+
+    class Stop(Exception):
+        pass
+
+    def stop_after_saving(*state):
+        Trainer._save(*state)
+        raise Stop
+
+    trainer._save = stop_after_saving
+    with pytest.raises(Stop):
+        trainer.run('t', pruned, stream, SPEC | {'qat_from': 1.0, 'checkpoint_seconds': 0}, path)
+    del trainer._save
+    again = trainer.run('t', pruned, stream, SPEC | {'qat_from': 1.0}, path)
+    for a, b in zip(tensors_of(whole), tensors_of(again)):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_judges():
+    assert last_number('so 3 + 4 = 7.\n#### 1,207') == '1207'
+    assert last_number('He has 7 apples.') == '7'
+    assert same_number('7.0', '7') and not same_number(None, '7')
+    assert rouge('the cat sat', 'the cat sat') == {'rouge1': 1.0, 'rouge2': 1.0, 'rougeL': 1.0}
+    assert rouge('a dog', 'the cat')['rougeL'] == 0.0
+    assert runs('assert 1 + 1 == 2') and not runs('assert 1 + 1 == 3')
+    assert python_of('Sure:\n```python\nx = 1\n```\nDone') == 'x = 1\n'
