@@ -2,7 +2,7 @@ import { appendFileSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Engine } from '../engine/engine.js';
 import { FiligreeError } from '../errors.js';
-import type { Task, TaskResult, TaskSamples } from '../eval/index.js';
+import type { RunOptions, Task, TaskResult, TaskSamples } from '../eval/index.js';
 import { loadModel } from './load.js';
 import type { ModelOptions } from './options.js';
 import { taskProgress } from './progress.js';
@@ -38,16 +38,25 @@ interface Evaluated {
 
 /** `filigree eval MODEL`: perplexity and tasks through the engine; with `--compare`, of two models on the same items. */
 export async function evalCommand(name: string | undefined, options: EvalOptions): Promise<void> {
-  const { BUILTIN_DATA, comparison, DataFolder, tasksNamed } = await import('../eval/index.js');
+  const { BUILTIN_DATA, checkTasks, comparison, DataFolder, tasksNamed } = await import('../eval/index.js');
   const tasks = tasksNamed(options.tasks.split(',').filter(Boolean));
   const data = new DataFolder(options.data ?? BUILTIN_DATA);
+  const run: RunOptions = {
+    data,
+    limit: options.limit,
+    fewshot: options.fewshot,
+    chat: options.applyChatTemplate ?? false,
+    allowCode: options.allowCodeExecution ?? false,
+    window: options.window,
+  };
+  checkTasks(tasks, run);
   if (data.builtin)
     process.stderr.write(
       'the few items that come with Filigree: they show that a task runs, not how good a model is. Published sets: --data DIR (docs/eval.md)\n',
     );
-  const first = await evaluateModel(name, tasks, data, options);
+  const first = await evaluateModel(name, tasks, run, options);
   const second =
-    options.compare === undefined ? null : await evaluateModel(options.compare, tasks, data, options);
+    options.compare === undefined ? null : await evaluateModel(options.compare, tasks, run, options);
   const compared =
     second &&
     Object.fromEntries(
@@ -69,7 +78,7 @@ export async function evalCommand(name: string | undefined, options: EvalOptions
 async function evaluateModel(
   name: string | undefined,
   tasks: Task[],
-  data: import('../eval/index.js').DataFolder,
+  run: RunOptions,
   options: EvalOptions,
 ): Promise<Evaluated> {
   const { evaluate, summarize } = await import('../eval/index.js');
@@ -95,26 +104,14 @@ async function evaluateModel(
   let progress: ReturnType<typeof taskProgress> | null = null;
   let current: Task | null = null;
   try {
-    const samples = await evaluate(
-      model,
-      tasks,
-      {
-        data,
-        limit: options.limit,
-        fewshot: options.fewshot,
-        chat: options.applyChatTemplate ?? false,
-        allowCode: options.allowCodeExecution ?? false,
-        window: options.window,
-      },
-      (task, done, total) => {
-        if (task !== current) {
-          progress?.stop();
-          progress = taskProgress(`${manifest.name}: ${task.name}`);
-          current = task;
-        }
-        progress?.update(done, total);
-      },
-    );
+    const samples = await evaluate(model, tasks, run, (task, done, total) => {
+      if (task !== current) {
+        progress?.stop();
+        progress = taskProgress(`${manifest.name}: ${task.name}`);
+        current = task;
+      }
+      progress?.update(done, total);
+    });
     if (options.samples !== undefined) writeSamples(options.samples, manifest.name, samples);
     const { sparsity, formats } = runner.info;
     const [format] = Object.entries(formats).sort((a, b) => b[1] - a[1])[0] ?? ['unknown'];

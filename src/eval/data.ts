@@ -35,8 +35,8 @@ export class DataFolder {
     return null;
   }
 
-  /** @throws FiligreeError `io_error` naming what a task needs and what is there */
-  require(task: string, ...names: string[]): string {
+  /** A task's data. @throws FiligreeError `io_error` naming what the task needs and what is there */
+  require({ name: task, files: names }: { name: string; files: readonly string[] }): string {
     const path = this.find(...names);
     if (path !== null) return path;
     const there = readdirSync(this.path).sort().slice(0, 40).join(', ') || 'nothing';

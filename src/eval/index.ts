@@ -27,19 +27,29 @@ export function tasksNamed(names: readonly string[]): Task[] {
   });
 }
 
-/** Runs tasks one after the other. @throws FiligreeError as a task does */
+/**
+ * Finds what is missing before anything long begins.
+ * @throws FiligreeError where a task's data is not there, or it would run programs unasked
+ */
+export function checkTasks(tasks: readonly Task[], { data, allowCode }: RunOptions): void {
+  for (const task of tasks) {
+    if (task.runsCode && !allowCode)
+      throw new FiligreeError(
+        'usage',
+        `task ${task.name} runs programs that the model wrote; say --allow-code-execution to let it`,
+      );
+    data.require(task);
+  }
+}
+
+/** Runs tasks one after the other. @throws FiligreeError as `checkTasks` or a task does */
 export async function evaluate(
   model: EvalModel,
   tasks: readonly Task[],
   options: RunOptions,
   onProgress: (task: Task, done: number, total: number) => void = () => {},
 ): Promise<TaskSamples[]> {
-  for (const task of tasks)
-    if (task.runsCode && !options.allowCode)
-      throw new FiligreeError(
-        'usage',
-        `task ${task.name} runs programs that the model wrote; say --allow-code-execution to let it`,
-      );
+  checkTasks(tasks, options);
   const results: TaskSamples[] = [];
   for (const task of tasks) {
     const progress: Progress = (done, total) => onProgress(task, done, total);

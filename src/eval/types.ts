@@ -65,6 +65,8 @@ export interface Task {
   about: string;
   /** The first one stands for the task. */
   metrics: readonly [Metric, ...Metric[]];
+  /** Its data, by preference; JSON lines or text, also compressed. */
+  files: readonly string[];
   /** Labelled examples unless asked otherwise: lm-evaluation-harness's default. */
   fewshot: number;
   /** Needs `--allow-code-execution`. */

@@ -20,6 +20,9 @@ describe(`the command line${missing ? ` (${missing})` : ''}`, () => {
         [['run', '/nowhere', 'Hi'], 1, /nowhere/],
         [['run', model, '--json'], 2, /nothing to say/],
         [['serve', model, '--isa', 'abacus'], 2, /abacus/],
+        [['eval', model, '--tasks', 'chess'], 2, /no task 'chess'/],
+        [['eval', model, '--data', '/nowhere'], 1, /no such folder/],
+        [['eval', model, '--tasks', 'humaneval'], 2, /--allow-code-execution/],
       ];
       for (const [args, code, says] of wrong) {
         const ended = await program(args);
@@ -89,6 +92,34 @@ describe.skipIf(missing)(`run${missing ? ` (${missing})` : ''}`, () => {
     const { code, stdout, stderr } = await running.end();
     expect(code, stderr).toBe(0);
     expect(stdout.length).toBeLessThan(10_000);
+  });
+});
+
+describe.skipIf(missing)(`eval${missing ? ` (${missing})` : ''}`, () => {
+  it('scores the items that come along, and a model recovers all of itself', async () => {
+    const args = [
+      '--tasks',
+      'piqa,wikitext2',
+      '--window',
+      '256',
+      '--limit',
+      '3',
+      '--weights',
+      'i8',
+      '--json',
+    ];
+    const { code, stdout, stderr } = await program(['eval', model, ...args, '--compare', model]);
+    expect(code, stderr).toBe(0);
+    const report = JSON.parse(stdout);
+    expect(report).toMatchObject({ data: 'builtin', format: expect.stringContaining('i8') });
+    expect(Object.keys(report.tasks)).toEqual(['piqa', 'wikitext2']);
+    expect(report.tasks.piqa).toMatchObject({ metric: 'acc_norm', n: 3, fewshot: 0 });
+    expect(report.tasks.wikitext2.value).toBeGreaterThan(5);
+    expect(report.tasks.wikitext2.value).toBeLessThan(60);
+    expect(report.compare.wikitext2).toMatchObject({
+      difference: { value: 0, stderr: 0 },
+      recovery: { value: 1 },
+    });
   });
 });
 

@@ -43,6 +43,7 @@ export function choiceTask(spec: ChoiceSpec): Task {
   return {
     name: spec.name,
     about: spec.about,
+    files: spec.files,
     metrics,
     fewshot: 0,
     run: (run) => runChoices(spec, run),
@@ -67,7 +68,7 @@ async function runChoices(spec: ChoiceSpec, run: TaskRun): Promise<Sample[]> {
 function loadQuestions(spec: ChoiceSpec, run: TaskRun) {
   const { data, limit = Number.POSITIVE_INFINITY, fewshot = 0 } = run;
   const read = (path: string, most: number) => spec.load?.(path, most) ?? readDocs(path, spec.parse, most);
-  const path = data.require(spec.name, ...spec.files);
+  const path = data.require(spec);
   const examples = fewshot > 0 ? examplesPath(spec, data) : null;
   if (examples !== null)
     return { questions: read(path, limit), pool: read(examples, Number.POSITIVE_INFINITY), own: false };

@@ -32,10 +32,11 @@ export const humaneval: Task = {
   name: 'humaneval',
   about: 'Python functions completed from their docstrings; right where the tests pass',
   metrics: [accuracy('pass@1')],
+  files: ['humaneval.jsonl', 'HumanEval.jsonl'],
   fewshot: 0,
   runsCode: true,
   async run(run) {
-    const path = run.data.require('humaneval', 'humaneval.jsonl', 'HumanEval.jsonl');
+    const path = run.data.require(humaneval);
     const problems = readDocs(
       path,
       (raw) => ({
@@ -91,10 +92,11 @@ export const mbpp: Task = {
   name: 'mbpp',
   about: 'small Python functions from a sentence and three tests; 3 worked examples',
   metrics: [accuracy('pass@1')],
+  files: ['mbpp.jsonl'],
   fewshot: 3,
   runsCode: true,
   async run(run) {
-    const all = readDocs(run.data.require('mbpp', 'mbpp.jsonl'), parseMbpp);
+    const all = readDocs(run.data.require(mbpp), parseMbpp);
     const problems = all.filter(({ id }) => id >= TEST[0] && id <= TEST[1]).slice(0, run.limit);
     if (problems.length === 0)
       throw new FiligreeError(

@@ -37,10 +37,11 @@ export const gsm8k: Task = {
   name: 'gsm8k',
   about: 'word problems with a number as the answer, which must be exact; 5 worked examples',
   metrics: [accuracy('exact_match'), accuracy('flexible_match')],
+  files: ['gsm8k.jsonl', 'gsm8k_test.jsonl'],
   fewshot: 5,
   async run(run) {
     const { data, limit } = run;
-    const path = data.require('gsm8k', 'gsm8k.jsonl', 'gsm8k_test.jsonl');
+    const path = data.require(gsm8k);
     const examples = data.find('gsm8k_train.jsonl');
     const problems = readDocs(path, parse);
     const evaluated = problems.slice(0, limit);

@@ -44,9 +44,10 @@ export const ifeval: Task = {
     accuracy('prompt_level_loose_acc'),
     accuracy('inst_level_loose_acc'),
   ],
+  files: ['ifeval.jsonl'],
   fewshot: 0,
   async run(run) {
-    const docs = readDocs(run.data.require('ifeval', 'ifeval.jsonl'), parse, run.limit);
+    const docs = readDocs(run.data.require(ifeval), parse, run.limit);
     const prompts = docs.map(({ prompt }) => prompt);
     const responses = await answers(run, prompts, { until: [], maxTokens: 1280 });
     return docs.map(({ key, ids, parameters }, index) => {

@@ -24,9 +24,10 @@ function summaryTask(
     name,
     about,
     metrics: METRICS,
+    files,
     fewshot: 0,
     async run(run) {
-      const originals = readDocs(run.data.require(name, ...files), parse, run.limit);
+      const originals = readDocs(run.data.require({ name, files }), parse, run.limit);
       const prompts = originals.map(({ prompt }) => prompt);
       const summaries = await answers(run, prompts, { until: ['\n\n'], maxTokens });
       return originals.map(({ references }, index) => {

@@ -21,15 +21,13 @@ export const wikitext2: Task = {
   name: 'wikitext2',
   about: "perplexity of a token, SparseGPT's form: windows of 2048 tokens; --limit counts windows",
   metrics: [perplexity('perplexity')],
+  files: WIKITEXT,
   fewshot: 0,
   async run(run) {
     const { model, data } = run;
-    const ids = await model.tokenizer.encodeAsync(
-      joinedRows(readText(data.require('wikitext2', ...WIKITEXT))),
-      {
-        addSpecial: false,
-      },
-    );
+    const ids = await model.tokenizer.encodeAsync(joinedRows(readText(data.require(wikitext2))), {
+      addSpecial: false,
+    });
     const window = Math.min(run.window ?? 2048, model.engine.info.maxModelLen, ids.length);
     const nlls = await windowNlls(model, ids, { ...run, window });
     return nlls.map((nll, index) => ({ index, values: { perplexity: nll }, detail: { window, nll } }));
@@ -84,10 +82,11 @@ export const wikitext: Task = {
   name: 'wikitext',
   about: "perplexity of a word over detokenized pages, the harness's form",
   metrics: [perplexity('word_perplexity'), perplexity('byte_perplexity'), BITS],
+  files: ['wikitext.jsonl', ...WIKITEXT],
   fewshot: 0,
   async run(run) {
     const { model, data } = run;
-    const path = data.require('wikitext', 'wikitext.jsonl', ...WIKITEXT);
+    const path = data.require(wikitext);
     const pages = (
       path.includes('.jsonl')
         ? readDocs(path, (raw) => text(raw, 'page'), run.limit)
@@ -120,10 +119,11 @@ export const lambada: Task = {
   name: 'lambada',
   about: 'the last word of a passage, right where greedy decoding would write it',
   metrics: [accuracy('acc'), perplexity('perplexity')],
+  files: ['lambada.jsonl', 'lambada_openai.jsonl', 'lambada_test.jsonl'],
   fewshot: 0,
   async run(run: TaskRun): Promise<Sample[]> {
     const { model, data } = run;
-    const path = data.require('lambada', 'lambada.jsonl', 'lambada_openai.jsonl', 'lambada_test.jsonl');
+    const path = data.require(lambada);
     const passages = readDocs(path, (raw) => text(raw, 'text'), run.limit);
     const requests = passages.map((passage) => {
       const words = passage.split(' ');
