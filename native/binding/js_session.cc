@@ -66,6 +66,7 @@ SessionOptions session_options(const Field& options) {
   out.spill_folder = options["spillFolder"].string_or("");
   out.calibration = windows(options["calibration"]);
   out.held_out = windows(options["heldOut"]);
+  out.judge_original = options["judgeOriginal"].boolean_or(true);
   return out;
 }
 

@@ -26,7 +26,8 @@ struct SessionOptions {
   uint64_t memory = 0;       // bytes to stay within where that is possible; 0 = no bound
   std::string spill_folder;  // for hidden states that do not fit
   TokenWindows calibration;
-  TokenWindows held_out;  // judged before and after, as it goes along
+  TokenWindows held_out;       // judged before and after, as it goes along
+  bool judge_original = true;  // also before
 };
 
 inline constexpr size_t kLayerMatrices = 7;  // q k v o gate up down
@@ -53,8 +54,8 @@ struct LayerResult {
 };
 
 struct Perplexity {
-  double before = 0, after = 0;
-  uint64_t tokens = 0;  // that were predicted
+  double before = 0, after = 0;  // before: 0 where it was not asked for
+  uint64_t tokens = 0;           // that were predicted
 };
 
 struct Sensitivity {

@@ -89,6 +89,7 @@ void Session::embed(Track& track, const TokenWindows& windows, bool compressed) 
 
 void Session::begin_tracks() {
   if (calibration_) return;
+  static const TokenWindows kNone;
   const uint32_t hidden = model_.config.hidden;
   const uint64_t row = uint64_t{hidden} * sizeof(float);
   const uint64_t held_out = options_.held_out.ids.size() * row * 2;
@@ -96,10 +97,11 @@ void Session::begin_tracks() {
              layer_bytes_ + held_out + options_.calibration.ids.size() * row > options_.memory;
   calibration_ =
       std::make_unique<Track>(options_.calibration, hidden, spilled_ ? options_.spill_folder : std::string());
-  dense_ = std::make_unique<Track>(options_.held_out, hidden, std::string());
+  const TokenWindows& original = options_.judge_original ? options_.held_out : kNone;
+  dense_ = std::make_unique<Track>(original, hidden, std::string());
   sparse_ = std::make_unique<Track>(options_.held_out, hidden, std::string());
   embed(*calibration_, options_.calibration, true);
-  embed(*dense_, options_.held_out, false);
+  embed(*dense_, original, false);
   embed(*sparse_, options_.held_out, true);
 }
 
@@ -185,7 +187,7 @@ Perplexity Session::perplexity() {
   const TokenWindows& windows = options_.held_out;
   if (windows.count() == 0 || windows.length < 2 || next_layer_ != model_.config.layers) return {};
   Perplexity out;
-  out.before = std::exp(negative_log_likelihood(*dense_, windows, false));
+  if (options_.judge_original) out.before = std::exp(negative_log_likelihood(*dense_, windows, false));
   out.after = std::exp(negative_log_likelihood(*sparse_, windows, true));
   out.tokens = uint64_t{windows.count()} * (windows.length - 1);
   return out;

@@ -3,8 +3,15 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <optional>
 
+#include "base/status.h"
+#include "compress/alps.h"
+#include "compress/factor.h"
+#include "compress/masks.h"
 #include "compress/round.h"
+#include "compress/rows.h"
+#include "compress/sweep.h"
 
 namespace filigree {
 
@@ -28,19 +35,122 @@ bool needs_statistics(const SolveOptions& options) {
          (options.bits != 0 && options.rounding == Rounding::gptq);
 }
 
+namespace {
+
+// Passes of coordinate descent after GPTQ's sweep; most rows stand still before.
+constexpr int kRefinements = 6;
+
+using Clock = std::chrono::steady_clock;
+
+// |D X|^2 = tr(D H D^T) over the rows of D.
+double output_energy(const SolveContext& context, const float* h, const DenseMatrix& d) {
+  DenseMatrix product("", d.rows, d.cols);
+  multiply<float>(context.pool, context.ops, d.rows, d.cols, d.cols, 1.0f, {d.data(), d.cols, 1},
+                  {h, d.cols, 1}, 0.0f, product.data(), d.cols);
+  double sum = 0;
+  for (size_t i = 0; i < d.size(); ++i) sum += double{product.data()[i]} * d.data()[i];
+  return sum;
+}
+
+double relative_error(const SolveContext& context, const float* h, const DenseMatrix& original,
+                      const DenseMatrix& weight, double energy) {
+  if (!(energy > 0)) return 0;
+  DenseMatrix difference("", weight.rows, weight.cols);
+  for (size_t i = 0; i < weight.size(); ++i) difference.data()[i] = weight.data()[i] - original.data()[i];
+  return std::max(0.0, output_energy(context, h, difference)) / energy;
+}
+
+void magnitude_scores(const SolveContext& context, const DenseMatrix& weight, const Statistics* inputs,
+                      std::vector<float>& scores) {
+  std::vector<float> norms(weight.cols, 1.0f);
+  for (uint32_t c = 0; inputs != nullptr && c < weight.cols; ++c)
+    norms[c] = std::sqrt(inputs->hessian()[size_t{c} * weight.cols + c]);
+  scores.resize(weight.size());
+  share_rows(context.pool, weight.rows, [&](uint32_t begin, uint32_t end) {
+    for (uint32_t r = begin; r < end; ++r)
+      for (uint32_t c = 0; c < weight.cols; ++c)
+        scores[size_t{r} * weight.cols + c] = std::fabs(weight.row(r)[c]) * norms[c];
+  });
+}
+
+void prune(const SolveContext& context, const SolveOptions& options, const Statistics* statistics,
+           DampedHessian* hessian, DenseMatrix& weight, Mask& mask, SolveReport& report) {
+  std::vector<float> scores;
+  static const std::vector<bool> kNoneDead;
+  switch (options.solver) {
+    case Solver::none:
+      return;
+    case Solver::magnitude:
+      magnitude_scores(context, weight, nullptr, scores);
+      choose_mask(context.pool, options.pattern, options.sparsity, scores.data(), weight.rows, weight.cols,
+                  kNoneDead, mask);
+      break;
+    case Solver::wanda:
+      magnitude_scores(context, weight, statistics, scores);
+      choose_mask_by_row(context.pool, options.pattern, options.sparsity, scores.data(), weight.rows,
+                         weight.cols, kNoneDead, mask);
+      break;
+    case Solver::sparsegpt:
+      sweep_prune(context, options.pattern, options.sparsity, *hessian, weight, mask);
+      break;
+    case Solver::alps:
+      report.iterations = alps(context, options.pattern, options.sparsity, *hessian, weight, mask);
+      break;
+  }
+  apply_mask(context.pool, mask, weight);
+}
+
+}  // namespace
+
 SolveReport solve(const SolveContext& context, const SolveOptions& options, const Statistics* statistics,
                   DenseMatrix& weight, Codes& codes) {
-  const auto started = std::chrono::steady_clock::now();
+  const auto started = Clock::now();
   SolveReport report;
   report.name = weight.name;
   report.rows = weight.rows;
   report.cols = weight.cols;
-  if (options.bits != 0) {
+  const bool prunes = !options.keep_mask && options.sparsity > 0 && options.solver != Solver::none;
+  const bool second_order = prunes && (options.solver == Solver::sparsegpt || options.solver == Solver::alps);
+  const bool gptq = options.bits != 0 && options.rounding == Rounding::gptq;
+  std::optional<DampedHessian> hessian;
+  DenseMatrix original;
+  double energy = 0;
+  if (statistics != nullptr) {
+    original = DenseMatrix(weight.name, weight.rows, weight.cols);
+    std::copy_n(weight.data(), weight.size(), original.data());
+    energy = output_energy(context, statistics->hessian(), weight);
+    if (second_order || gptq) {
+      try {
+        hessian.emplace(context.pool, context.ops, statistics->hessian(), weight.cols, options.damping);
+      } catch (const Error& error) {
+        throw Error(error.code(), "tensor " + weight.name + ": " + error.what());
+      }
+      report.damping = hessian->damping();
+      report.dead = static_cast<uint32_t>(std::count(hessian->dead().begin(), hessian->dead().end(), true));
+    }
+  }
+
+  Mask mask(weight.size(), 1);
+  if (prunes) {
+    prune(context, options, statistics, hessian ? &*hessian : nullptr, weight, mask, report);
+  } else {
+    // Without pruning, a kept mask is the zeros that are there; a dense matrix has none worth keeping.
+    for (size_t i = 0; options.keep_mask && i < mask.size(); ++i) mask[i] = weight.data()[i] != 0.0f;
+  }
+  if (statistics != nullptr)
+    report.error_pruned = report.error =
+        relative_error(context, statistics->hessian(), original, weight, energy);
+  if (gptq) {
+    sweep_quantize(context, options.bits, options.group, mask, *hessian, weight, codes);
+    refine_codes(context, hessian->values(), original, mask, kRefinements, weight, codes);
+  } else if (options.bits != 0) {
     codes = round_nearest(weight, options.bits, options.group, scale_rule(options.rounding), context.pool);
     apply_codes(codes, weight, context.pool);
   }
+  if (statistics != nullptr && options.bits != 0)
+    report.error = relative_error(context, statistics->hessian(), original, weight, energy);
   report.zeros = static_cast<uint64_t>(std::count(weight.data(), weight.data() + weight.size(), 0.0f));
-  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  report.seconds = std::chrono::duration<double>(Clock::now() - started).count();
   return report;
 }
 

@@ -15,6 +15,7 @@ import { Tokenizer } from '../tokenizer/index.js';
 import { allocate } from './allocation.js';
 import { readWindows } from './calibration.js';
 import { folderFiles } from './hf-writer.js';
+import { KnownPerplexity } from './known-perplexity.js';
 import { modelCard, recipeYaml } from './model-card.js';
 import { needsCalibration, parsePattern, type Recipe } from './options.js';
 import { pending } from './safetensors-writer.js';
@@ -87,6 +88,8 @@ export async function compress(manifest: ModelManifest, options: CompressOptions
   };
   const { calibration, heldOut } = await readTexts(manifest, recipe, note);
   const bf16 = await usesBf16(recipe, options.isa);
+  const known = heldOut && new KnownPerplexity(manifest.sourceKey, heldOut, bf16);
+  const before = known?.read() ?? null;
   const work = WorkFolder.open(
     options.out,
     fingerprint(manifest, recipe, bf16, calibration, heldOut),
@@ -102,7 +105,7 @@ export async function compress(manifest: ModelManifest, options: CompressOptions
       threads: options.threads,
       isa: options.isa,
       ...(calibration && { calibration }),
-      ...(heldOut && { heldOut }),
+      ...(heldOut && { heldOut, judgeOriginal: before === null }),
     });
   const layerOptions = nativeOptions(recipe, dtype);
   const skip = skipper(recipe);
@@ -161,7 +164,10 @@ export async function compress(manifest: ModelManifest, options: CompressOptions
       work.add(part, pending(done.tensors), done.reports);
     }
     const measured = await session.perplexity();
-    if (measured.tokens > 0) perplexity = measured;
+    if (measured.tokens > 0) {
+      perplexity = { ...measured, before: before ?? measured.before };
+      if (before === null) known?.write(measured.before);
+    }
   } finally {
     await session.close();
   }

@@ -175,6 +175,8 @@ export interface NativeCompressionOptions {
   spillFolder: string;
   calibration?: TokenWindows;
   heldOut?: TokenWindows;
+  /** Also the held-out text's perplexity under the model as it was; true unless said. */
+  judgeOriginal?: boolean;
 }
 
 export interface NativeLayerOptions {
