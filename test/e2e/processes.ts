@@ -18,14 +18,15 @@ export const MODEL: string | null =
 const ADDON = process.env.FILIGREE_ADDON ?? join(PACKAGE_ROOT, 'build', 'Release', 'filigree.node');
 
 /** Why the tests that run the real program cannot, or null. Shown in the name of the suite that is skipped. */
+export const missingProgram: string | null = !existsSync(MAIN)
+  ? 'skipped, not compiled: npm run build'
+  : !existsSync(ADDON)
+    ? 'skipped, no native addon: npm run build:native'
+    : null;
+
+/** The same for tests that need a real model too. */
 export const missing: string | null =
-  MODEL === null
-    ? 'skipped, no model: run the program once, or set FILIGREE_TEST_MODEL'
-    : !existsSync(MAIN)
-      ? 'skipped, not compiled: npm run build'
-      : !existsSync(ADDON)
-        ? 'skipped, no native addon: npm run build:native'
-        : null;
+  MODEL === null ? 'skipped, no model: run the program once, or set FILIGREE_TEST_MODEL' : missingProgram;
 
 export interface Ended {
   code: number | null;

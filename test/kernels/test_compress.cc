@@ -301,8 +301,8 @@ FILIGREE_TEST(gptq_beats_nearest_and_leaves_zeros_alone) {
                       "value of its code");
       errors[rounding == Rounding::nearest] = error_of(s.hessian(), w, sparse);
     }
-    check(errors[0] < 0.9 * errors[1],
-          std::to_string(bits) + " bits: GPTQ's error " + std::to_string(errors[0] / errors[1]) + " of nearest's");
+    check(errors[0] < 0.9 * errors[1], std::to_string(bits) + " bits: GPTQ's error " +
+                                           std::to_string(errors[0] / errors[1]) + " of nearest's");
   }
 }
 
