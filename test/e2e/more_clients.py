@@ -33,9 +33,9 @@ assert dot(one, two) > dot(one, far), (dot(one, two), dot(one, far))
 
 claude = anthropic.Anthropic(base_url=url, api_key=key, max_retries=0)
 question = [{"role": "user", "content": QUESTION}]
-message = claude.messages.create(model=model, max_tokens=20, messages=question, temperature=0)
+message = claude.messages.create(model=model, max_tokens=20, messages=question, extra_body={"temperature": 0})
 assert "Paris" in message.content[0].text and message.stop_reason == "end_turn", message
-with claude.messages.stream(model=model, max_tokens=20, messages=question, temperature=0) as stream:
+with claude.messages.stream(model=model, max_tokens=20, messages=question, extra_body={"temperature": 0}) as stream:
     assert "".join(stream.text_stream) == message.content[0].text
 counted = claude.messages.count_tokens(model=model, messages=question).input_tokens
 assert counted == message.usage.input_tokens + message.usage.cache_read_input_tokens, (counted, message.usage)
