@@ -1,0 +1,72 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+// What a decoder does between its linear layers, on the device. Rows are tokens of a step; what a row needs to know of its
+// sequence stands in StepRows, filled by the host before each step. A row with position -1 is padding (a step is padded to the
+// size its CUDA graph was captured for): nothing is read or stored for it.
+
+namespace filigree::cuda {
+
+enum class KvElement : uint32_t { f16 = 0, bf16 = 1 };
+
+// Device arrays, [rows] each.
+struct StepRows {
+  const int32_t* tokens = nullptr;
+  const int32_t* positions = nullptr;
+  const int32_t* tables = nullptr;        // which block table
+  const int32_t* block_tables = nullptr;  // [tables][table_stride] physical blocks
+  uint32_t table_stride = 0;
+};
+
+// The paged cache of one layer: keys and values [block][kv_head][16 positions][head_dim].
+struct KvPages {
+  KvElement element = KvElement::f16;
+  uint32_t kv_heads = 0, head_dim = 0;
+  void* keys = nullptr;
+  void* values = nullptr;
+};
+
+inline constexpr uint32_t kBlockTokens = 16;
+
+// h[row] = table[token], table bf16 [vocabulary][hidden], h f32.
+cudaError_t embed(const StepRows& rows, uint32_t count, const void* table, uint32_t hidden, float* h,
+                  bool dependent, cudaStream_t stream);
+// out bf16 [count][stride] = rms_norm(h[from[row]]) * weight; from null: row by row. f32_out, if given, too: [count][hidden].
+cudaError_t rms_norm(const float* h, const int32_t* from, uint32_t count, const float* weight, float eps,
+                     uint32_t hidden, void* out, uint32_t stride, float* f32_out, bool dependent,
+                     cudaStream_t stream);
+// Rotates queries and keys of qkv f32 [count][qkv_stride] ("rotate half"; angles of position * inv_freq, times attention_scale),
+// writes the queries as f32 into q [count][heads * head_dim] and keys and values into the cache.
+cudaError_t rotate_and_store(const StepRows& rows, uint32_t count, const float* qkv, uint32_t qkv_stride,
+                             uint32_t heads, const float* inv_freq, float attention_scale, const KvPages& kv,
+                             float* q, bool dependent, cudaStream_t stream);
+// out bf16 [count][stride] = silu(gate) * up of gate_up bf16 [count][gate_up_stride]: interleaved in runs of 16 (as packed), or
+// [gate | up] of `columns` each.
+cudaError_t swiglu(const void* gate_up, uint32_t gate_up_stride, bool interleaved, uint32_t columns,
+                   uint32_t count, void* out, uint32_t stride, bool dependent, cudaStream_t stream);
+// x f32 [count][stride] += bias [columns].
+cudaError_t add_bias(float* x, uint32_t stride, const float* bias, uint32_t columns, uint32_t count,
+                     bool dependent, cudaStream_t stream);
+cudaError_t copy_block(const KvPages& first_layer, size_t layer_bytes, uint32_t layers, int32_t from,
+                       int32_t to, cudaStream_t stream);
+
+// Attention of every row over the positions up to its own, in splits of split_positions (a constant of the engine, so that a
+// result does not depend on the other rows): scores, softmax and sums of each split, joined by a second kernel.
+struct AttentionShape {
+  uint32_t heads = 0;
+  float scale = 1;
+  uint32_t sliding_window = 0;  // 0: none
+  uint32_t split_positions = 256;
+};
+inline size_t attention_floats(const AttentionShape& s, uint32_t head_dim, uint32_t rows, uint32_t splits) {
+  return size_t{rows} * s.heads * splits * (head_dim + 2);
+}
+// out bf16 [count][stride]. splits: at least ceil(longest context / split_positions). partials: attention_floats.
+cudaError_t attend(const StepRows& rows, uint32_t count, const AttentionShape& shape, const float* q,
+                   const KvPages& kv, uint32_t splits, float* partials, void* out, uint32_t stride,
+                   bool dependent, cudaStream_t stream);
+
+}  // namespace filigree::cuda

@@ -1,0 +1,152 @@
+#include "cuda/matrix.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "base/half.h"
+#include "cuda/layers.h"
+#include "formats/packed_matrix.h"
+
+namespace filigree::cuda {
+namespace {
+
+// Rows of one expansion on the host, for what has no codes that the device knows (f32, 4 bits with a minimum).
+constexpr uint32_t kHostRows = 256;
+
+size_t code_bytes(const linear::Matrix& m) {
+  return size_t{linear::panel_count(m)} / linear::panels_per_unit(m.format) * linear::tile_count(m) * 64;
+}
+
+DeviceBuffer uploaded(const void* from, size_t bytes) {
+  DeviceBuffer out(bytes, "weights");
+  out.upload(from, bytes);
+  return out;
+}
+
+}  // namespace
+
+DeviceMatrix::DeviceMatrix(const linear::Matrix& m, const DeviceLimits& device, bool have_blas,
+                           double min_zeros)
+    : device_(device), rows_(m.rows), cols_(m.cols) {
+  Values kind = m.format == linear::Format::i8 ? Values::i8
+                : linear::is_i4(m.format)      ? Values::i4
+                                               : Values::bf16;
+  const uint32_t group = kind == Values::i4 ? linear::group_size(m.format) : 0;
+  DeviceBuffer codes;
+  const bool own_codes = m.format != linear::Format::f32 && !m.has_min;
+  if (own_codes) {
+    codes = uploaded(m.values, code_bytes(m));
+    if (kind == Values::i8)
+      row_scales_ = uploaded(m.row_scales, size_t{linear::panel_count(m)} * 16 * sizeof(float));
+    if (kind == Values::i4)
+      unit_scales_ =
+          uploaded(m.group_scales, size_t{linear::panel_count(m)} * 16 * linear::group_count(m) * 2);
+  } else {
+    kind = Values::bf16;
+    codes = DeviceBuffer(size_t{rows_} * cols_ * 2, "weights");
+    std::vector<float> wide(size_t{kHostRows} * cols_);
+    std::vector<uint16_t> narrow(wide.size());
+    for (uint32_t row = 0; row < rows_; row += kHostRows) {
+      const uint32_t n = std::min(kHostRows, rows_ - row);
+      unpack_rows(m, row, n, wide.data());
+      for (size_t i = 0; i < size_t{n} * cols_; ++i) narrow[i] = f32_to_bf16(wide[i]);
+      check(cudaMemcpy(codes.as<uint16_t>() + size_t{row} * cols_, narrow.data(), size_t{n} * cols_ * 2,
+                       cudaMemcpyHostToDevice),
+            "upload");
+    }
+  }
+  const PanelCodes panels{kind, rows_, cols_, linear::tile_count(m), codes.as<uint8_t>()};
+  const RowCodes flat{kind, rows_, cols_, codes.data()};
+  density_ = own_codes ? density_of(panels) : density_of(flat);
+  sparse_ = 1 - density_ >= min_zeros && cols_ % 8 == 0;
+  const auto expanded = [&] {
+    return own_codes ? expand_codes(panels, row_scales_.as<float>(), unit_scales_.as<uint16_t>(), group)
+                     : std::move(codes);
+  };
+  if (!sparse_) {
+    DeviceBuffer dense = expanded();
+    if (!have_blas) {
+      tiles_ = pack_tiles(RowCodes{Values::bf16, rows_, cols_, dense.data()}, Tiles::dense);
+      bytes_ += tiles_.stored_bytes;
+    }
+    dense_ = std::move(dense);
+    bytes_ += dense_.size();
+    decode_bytes_ = dense_.size();
+    return;
+  }
+  const uint32_t unit_cols = unit_cols_for(kind, cols_, group, row_lanes_warps(rows_, cols_, device));
+  lanes_ = own_codes ? pack_row_lanes(panels, unit_cols) : pack_row_lanes(flat, unit_cols);
+  lanes_.view.row_scales = row_scales_.as<float>();
+  lanes_.view.unit_scales = unit_scales_.as<uint16_t>();
+  if (kind == Values::bf16) {
+    tiles_ = own_codes ? pack_tiles(panels, Tiles::bitmask) : pack_tiles(flat, Tiles::bitmask);
+  } else {
+    // i8 codes without their scales are exact in bf16; i4 weights are rounded to it.
+    const DeviceBuffer wide = expand_codes(panels, nullptr, unit_scales_.as<uint16_t>(), group);
+    tiles_ = pack_tiles(RowCodes{Values::bf16, rows_, cols_, wide.data()}, Tiles::bitmask);
+    tiles_.view.row_scales = row_scales_.as<float>();
+  }
+  tile_tokens_ = density_ < 0.4 ? 32 : 16;
+  bytes_ = lanes_.values.size() + lanes_.distances.size() + lanes_.counts.size() + tiles_.stored_bytes +
+           row_scales_.size() + unit_scales_.size();
+  decode_bytes_ = lanes_.stored_bytes + row_scales_.size() + unit_scales_.size();
+}
+
+size_t DeviceMatrix::partial_bytes(uint32_t tokens) const {
+  size_t most = 0;
+  if (tiles_.data.size() == 0) return 0;
+  for (const uint32_t n : {8u, 16u, 32u}) {
+    const std::vector<TilePlan> plans = tile_plans(tiles_.view, n, device_);
+    if (!plans.empty()) most = std::max(most, partial_floats(tiles_.view, n, plans[0]) * sizeof(float));
+    if (n >= tokens) break;
+  }
+  return most;
+}
+
+void DeviceMatrix::run(const Input& x, const Output& out, const Workspace& w, cudaStream_t stream) const {
+  if (!sparse_) return run_dense(dense_.data(), x, out, w, stream);
+  if (x.tokens <= 4) {
+    check(run_row_lanes(lanes_.view, x, out, plan_row_lanes(lanes_.view, x.tokens, false, device_),
+                        w.dependent, stream),
+          "row lanes");
+  } else if (x.tokens <= tile_tokens_ || !w.blas) {
+    run_tiled(tiles_.view, x, out, w, stream);
+  } else {
+    check(expand_tiles(tiles_.view, w.expanded, stream), "expanding weights");
+    run_dense(w.expanded, x, out, w, stream);
+  }
+}
+
+void DeviceMatrix::run_tiled(const TileMatrix& m, const Input& x, const Output& out, const Workspace& w,
+                             cudaStream_t stream) const {
+  const size_t element = out.store == Store::bf16 || out.store == Store::swiglu ? 2 : 4;
+  for (uint32_t done = 0; done < x.tokens; done += 32) {
+    Input piece = x;
+    piece.tokens = std::min(32u, x.tokens - done);
+    piece.data = static_cast<const uint8_t*>(x.data) + size_t{done} * x.stride * 2;
+    Output part = out;
+    part.data = static_cast<uint8_t*>(out.data) + size_t{done} * out.stride * element;
+    const std::vector<TilePlan> plans = tile_plans(m, piece.tokens, device_);
+    if (plans.empty())
+      throw Error(ErrorCode::unsupported, "the GPU has too little shared memory for this matrix");
+    check(run_tiles(m, piece, part, plans[0], w.partials, w.dependent, stream), "tiles");
+  }
+}
+
+void DeviceMatrix::run_dense(const void* weights, const Input& x, const Output& out, const Workspace& w,
+                             cudaStream_t stream) const {
+  if (!w.blas) return run_tiled(tiles_.view, x, out, w, stream);
+  const bool gated = out.store == Store::swiglu, f32 = out.store == Store::f32 || out.store == Store::add;
+  if (!w.blas->multiply(x.tokens, rows_, cols_, x.data, x.stride, weights, false, gated ? w.wide : out.data,
+                        gated ? rows_ : out.stride, f32, out.store == Store::add, 0, stream))
+    throw Error(ErrorCode::internal, "cuBLAS refused a product of " + std::to_string(x.tokens) +
+                                         " tokens with " + std::to_string(rows_) + " x " +
+                                         std::to_string(cols_));
+  if (gated)
+    check(swiglu(w.wide, rows_, true, rows_ / 2, x.tokens, out.data, out.stride, false, stream), "SwiGLU");
+  if (out.bias)
+    check(add_bias(static_cast<float*>(out.data), out.stride, out.bias, rows_, x.tokens, false, stream),
+          "bias");
+}
+
+}  // namespace filigree::cuda

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <vector>
+
+#include "cuda/mma_tiles.h"
+#include "cuda/row_lanes.h"
+
+// Which shape a launch takes: pure functions of the matrix, the number of tokens and the device, so that every choice is
+// tested without one.
+
+namespace filigree::cuda {
+
+// The shape of a launch of the row-lanes kernel.
+struct RowLanesPlan {
+  uint32_t tokens = 1;  // it is compiled for: 1, 2 or 4
+  uint32_t warps = 16;
+  uint32_t in_flight = 4;  // chunks a lane
+  uint32_t per_sm = 2;     // blocks
+  bool wide = false;       // one token's activations as f32 in shared memory
+};
+
+// Of the tile kernel: blocks of `warps` warps; each block keeps the activations of slice_blocks block columns in shared memory
+// and walks row tiles. Sums of several slices meet in a second kernel, in slice order.
+struct TilePlan {
+  uint32_t token_tiles = 1;  // of 8 tokens: 1, 2 or 4
+  uint32_t warps = 16, stages = 1;
+  uint32_t slice_blocks = 1, slices = 1, blocks_per_slice = 1;
+  uint32_t shared_bytes = 0;
+};
+
+struct DeviceLimits {
+  uint32_t multiprocessors = 132;
+  uint32_t shared_bytes = 227 << 10;  // that one block may have
+};
+
+// Columns of a unit for so many warps (row_lanes.h). i4: the quantization group.
+uint32_t unit_cols_for(Values kind, uint32_t cols, uint32_t group, uint32_t warps);
+uint32_t row_lanes_warps(uint32_t rows, uint32_t cols, const DeviceLimits& device);
+RowLanesPlan plan_row_lanes(const RowLanesShape& m, uint32_t tokens, bool i8_input,
+                            const DeviceLimits& device);
+
+// All that fit the device, best first by the estimate; empty if none fits.
+std::vector<TilePlan> tile_plans(const TileMatrix& m, uint32_t tokens, const DeviceLimits& device);
+
+uint32_t tile_shared_bytes(const TileMatrix& m, const TilePlan& plan);
+size_t partial_floats(const TileMatrix& m, uint32_t tokens, const TilePlan& plan);
+
+// The smallest class that holds `most` chunks a lane; false if none does.
+bool tile_class_for(Values kind, uint32_t most, TileClass* found);
+
+}  // namespace filigree::cuda

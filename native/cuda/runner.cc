@@ -1,0 +1,261 @@
+#include "cuda/runner.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+namespace filigree::cuda {
+namespace {
+
+// Most rows of a step that is replayed as a graph; the sizes that one is captured for.
+constexpr uint32_t kBuckets[] = {1, 2, 4, 8, 16, 24, 32};
+
+uint32_t bucket_of(uint32_t rows) {
+  for (const uint32_t b : kBuckets) {
+    if (rows <= b) return b;
+  }
+  return 0;
+}
+
+}  // namespace
+
+Runner::Runner(DecoderShape shape, DeviceBuffer embedding, DeviceBuffer final_norm, DeviceProjection head,
+               std::vector<DeviceLayer> layers, std::unique_ptr<Blas> blas)
+    : shape_(std::move(shape)),
+      embedding_(std::move(embedding)),
+      final_norm_(std::move(final_norm)),
+      head_(std::move(head)),
+      layers_(std::move(layers)),
+      blas_(std::move(blas)) {
+  const DecoderShape& s = shape_;
+  // Rows of whole buckets, so that a padded step fits.
+  const uint32_t rows = std::max(s.max_rows, 32u), logit_rows = std::max(s.max_logit_rows, 32u);
+  shape_.max_rows = rows, shape_.max_logit_rows = logit_rows;
+  x_stride_ = round_up(s.hidden, kInputPadding);
+  attended_stride_ = round_up(s.heads * s.head_dim, kInputPadding);
+  ffn_stride_ = round_up(s.ffn_cols, kInputPadding);
+  table_stride_ = ceil_div(s.max_positions, kBlockTokens);
+  most_tables_ = rows;
+  attention_.heads = s.heads;
+  attention_.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
+  attention_.sliding_window = s.sliding_window;
+  attention_.split_positions = std::max(256u, round_up(ceil_div(s.max_positions, 16u), kBlockTokens));
+  most_splits_ = ceil_div(s.max_positions, attention_.split_positions);
+
+  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
+  const uint64_t page_bytes = uint64_t{s.layers} * s.blocks * s.kv_heads * s.head_dim * kBlockTokens * 2;
+  keys_ = DeviceBuffer(page_bytes, "the KV cache");
+  values_ = DeviceBuffer(page_bytes, "the KV cache");
+  inv_freq_ = workspace(s.inv_freq.size() * sizeof(float));
+  inv_freq_.upload(s.inv_freq.data(), s.inv_freq.size() * sizeof(float));
+
+  const size_t step_bytes =
+      (3 * size_t{rows} + logit_rows + size_t{most_tables_} * table_stride_) * sizeof(int32_t);
+  step_ = workspace(step_bytes);
+  check(cudaMallocHost(&host_step_, step_bytes), "pinned memory");
+  check(cudaMallocHost(reinterpret_cast<void**>(&host_logits_),
+                       size_t{logit_rows} * s.vocabulary * sizeof(float)),
+        "pinned memory");
+  int32_t* const step = step_.as<int32_t>();
+  rows_ = {step, step + rows, step + 2 * rows, step + 3 * rows + logit_rows, table_stride_};
+  logit_rows_ = step + 3 * rows;
+
+  size_t widest = 0, partial = 0, expanded = 0;
+  const auto visit = [&](const DeviceProjection& p) {
+    for (const DeviceProjection::Part& part : p.parts) {
+      widest = std::max<size_t>(widest, part.matrix.rows());
+      partial = std::max(partial, part.matrix.partial_bytes(32));
+      expanded = std::max(expanded, part.matrix.expanded_bytes());
+    }
+  };
+  for (const DeviceLayer& layer : layers_)
+    visit(layer.qkv), visit(layer.output), visit(layer.gate_up), visit(layer.down);
+  const size_t layer_widest = std::max<size_t>(widest, layers_.empty() ? 0 : layers_[0].gate_up.out);
+  visit(head_);
+  hidden_ = workspace(size_t{rows} * s.hidden * 4);
+  normed_ = workspace(size_t{std::max(rows, logit_rows)} * x_stride_ * 2);
+  qkv_ = workspace(size_t{rows} * layers_[0].qkv.out * 4);
+  q_ = workspace(size_t{rows} * s.heads * s.head_dim * 4);
+  attended_ = workspace(size_t{rows} * attended_stride_ * 2);
+  ffn_ = workspace(size_t{rows} * ffn_stride_ * 2);
+  wide_ = workspace(size_t{rows} * layer_widest * 2);
+  partials_ = workspace(partial);
+  expanded_ = workspace(expanded);
+  logits_ = workspace(size_t{logit_rows} * s.vocabulary * 4);
+  state_ = workspace(size_t{s.hidden} * 4);
+  attention_partials_ = workspace(attention_floats(attention_, s.head_dim, rows, most_splits_) * 4);
+  workspace_ = {blas_.get(), partials_.as<float>(), expanded_.data(), wide_.data(), true};
+}
+
+Runner::~Runner() {
+  for (const auto& [key, graph] : graphs_) cudaGraphExecDestroy(graph);
+  if (stream_) {
+    cudaStreamSynchronize(stream_);
+    cudaStreamDestroy(stream_);
+  }
+  cudaFreeHost(host_step_);
+  cudaFreeHost(host_logits_);
+}
+
+DeviceBuffer Runner::workspace(size_t bytes) {
+  workspace_bytes_ += bytes;
+  return DeviceBuffer(bytes, "a workspace");
+}
+
+KvPages Runner::pages(uint32_t layer) const {
+  const size_t layer_bytes = keys_.size() / shape_.layers;
+  return {shape_.kv, shape_.kv_heads, shape_.head_dim, keys_.as<uint8_t>() + layer * layer_bytes,
+          values_.as<uint8_t>() + layer * layer_bytes};
+}
+
+void Runner::copy_block(int32_t from, int32_t to) {
+  check(cuda::copy_block(pages(0), keys_.size() / shape_.layers, shape_.layers, from, to, stream_),
+        "copying a block");
+}
+
+void Runner::project(const DeviceProjection& p, uint32_t rows, const void* x, uint32_t x_stride, Store store,
+                     void* out, uint32_t out_stride, bool dependent) {
+  DeviceMatrix::Workspace w = workspace_;
+  w.dependent = dependent;
+  const size_t element = store == Store::bf16 || store == Store::swiglu ? 2 : 4;
+  for (const DeviceProjection::Part& part : p.parts) {
+    const Input input{rows, x_stride, x, nullptr};
+    const float* bias = p.bias.size() ? p.bias.as<float>() + part.column : nullptr;
+    part.matrix.run(input, {store, static_cast<uint8_t*>(out) + part.column * element, out_stride, bias}, w,
+                    stream_);
+  }
+}
+
+void Runner::enqueue(uint32_t rows, uint32_t splits, bool dependent) {
+  const DecoderShape& s = shape_;
+  float* const h = hidden_.as<float>();
+  check(embed(rows_, rows, embedding_.data(), s.hidden, h, false, stream_), "embedding");
+  for (uint32_t l = 0; l < s.layers; ++l) {
+    const DeviceLayer& layer = layers_[l];
+    check(rms_norm(h, nullptr, rows, layer.attention_norm.as<float>(), s.norm_eps, s.hidden, normed_.data(),
+                   x_stride_, nullptr, dependent, stream_),
+          "norm");
+    project(layer.qkv, rows, normed_.data(), x_stride_, Store::f32, qkv_.data(), layer.qkv.out, dependent);
+    check(rotate_and_store(rows_, rows, qkv_.as<float>(), layer.qkv.out, s.heads, inv_freq_.as<float>(),
+                           s.attention_scale, pages(l), q_.as<float>(), dependent, stream_),
+          "rotary embedding");
+    check(attend(rows_, rows, attention_, q_.as<float>(), pages(l), splits, attention_partials_.as<float>(),
+                 attended_.data(), attended_stride_, dependent, stream_),
+          "attention");
+    project(layer.output, rows, attended_.data(), attended_stride_, Store::add, h, s.hidden, dependent);
+    check(rms_norm(h, nullptr, rows, layer.ffn_norm.as<float>(), s.norm_eps, s.hidden, normed_.data(),
+                   x_stride_, nullptr, dependent, stream_),
+          "norm");
+    if (layer.gate_up.interleaved) {
+      project(layer.gate_up, rows, normed_.data(), x_stride_, Store::swiglu, ffn_.data(), ffn_stride_,
+              dependent);
+    } else {
+      project(layer.gate_up, rows, normed_.data(), x_stride_, Store::bf16, wide_.data(), layer.gate_up.out,
+              dependent);
+      check(swiglu(wide_.data(), layer.gate_up.out, false, layer.gate_up.out / 2, rows, ffn_.data(),
+                   ffn_stride_, dependent, stream_),
+            "SwiGLU");
+    }
+    project(layer.down, rows, ffn_.data(), ffn_stride_, Store::add, h, s.hidden, dependent);
+  }
+}
+
+template <class Enqueue>
+void Runner::replay(uint64_t key, const Enqueue& launches) {
+  auto found = graphs_.find(key);
+  if (found == graphs_.end()) {
+    launches();  // once outside: kernels are loaded and the library chooses before anything is captured
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t exec = nullptr;
+    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capturing a step");
+    launches();
+    check(cudaStreamEndCapture(stream_, &graph), "capturing a step");
+    const cudaError_t error = cudaGraphInstantiate(&exec, graph, 0);
+    cudaGraphDestroy(graph);
+    check(error, "instantiating a step");
+    graphs_.emplace(key, exec);
+    return;  // the launches outside have done the work
+  }
+  check(cudaGraphLaunch(found->second, stream_), "launching a step");
+}
+
+void Runner::forward(std::span<const RowRun> runs) {
+  uint32_t count = 0, tables = 0;
+  int32_t longest = 0;
+  int32_t* const host = static_cast<int32_t*>(host_step_);
+  const uint32_t max_rows = shape_.max_rows;
+  int32_t* const table = host + 3 * max_rows + shape_.max_logit_rows;
+  bool single = true;
+  // What the step before still copies from this memory is over: logits() and final_state() wait, and so does this.
+  check(cudaStreamSynchronize(stream_), "the step before");
+  for (const RowRun& run : runs) {
+    const int32_t end = run.position + static_cast<int32_t>(run.tokens.size());
+    std::memcpy(table + size_t{tables} * table_stride_, run.blocks,
+                ceil_div<size_t>(static_cast<size_t>(end), kBlockTokens) * sizeof(int32_t));
+    for (size_t i = 0; i < run.tokens.size(); ++i, ++count) {
+      host[count] = run.tokens[i];
+      host[max_rows + count] = run.position + static_cast<int32_t>(i);
+      host[2 * max_rows + count] = static_cast<int32_t>(tables);
+    }
+    single = single && run.tokens.size() == 1;
+    longest = std::max(longest, end);
+    ++tables;
+  }
+  const uint32_t bucket = single ? bucket_of(count) : 0, padded = bucket ? bucket : count;
+  for (uint32_t row = count; row < padded; ++row)
+    host[row] = 0, host[max_rows + row] = -1, host[2 * max_rows + row] = 0;
+  check(cudaMemcpyAsync(step_.data(), host, (3 * size_t{max_rows}) * sizeof(int32_t), cudaMemcpyHostToDevice,
+                        stream_),
+        "the step's rows");
+  check(cudaMemcpyAsync(const_cast<int32_t*>(rows_.block_tables), table,
+                        size_t{tables} * table_stride_ * sizeof(int32_t), cudaMemcpyHostToDevice, stream_),
+        "the step's blocks");
+  uint32_t splits = ceil_div(static_cast<uint32_t>(longest), attention_.split_positions);
+  if (bucket) {
+    splits = std::min(std::bit_ceil(splits), most_splits_);
+    replay(uint64_t{bucket} << 32 | splits, [&] { enqueue(bucket, splits, shape_.dependent_launch); });
+  } else {
+    enqueue(count, splits, false);
+  }
+}
+
+void Runner::enqueue_head(uint32_t rows, bool dependent) {
+  const DecoderShape& s = shape_;
+  check(rms_norm(hidden_.as<float>(), logit_rows_, rows, final_norm_.as<float>(), s.norm_eps, s.hidden,
+                 normed_.data(), x_stride_, nullptr, dependent, stream_),
+        "norm");
+  project(head_, rows, normed_.data(), x_stride_, Store::f32, logits_.data(), s.vocabulary, dependent);
+}
+
+const float* Runner::logits(std::span<const uint32_t> rows) {
+  const uint32_t count = static_cast<uint32_t>(rows.size());
+  int32_t* const host = static_cast<int32_t*>(host_step_) + 3 * shape_.max_rows;
+  const uint32_t bucket = bucket_of(count), padded = bucket ? bucket : count;
+  for (uint32_t i = 0; i < padded; ++i) host[i] = i < count ? static_cast<int32_t>(rows[i]) : 0;
+  check(cudaMemcpyAsync(logit_rows_, host, padded * sizeof(int32_t), cudaMemcpyHostToDevice, stream_),
+        "the rows of logits");
+  if (bucket) {
+    replay(uint64_t{1} << 63 | bucket, [&] { enqueue_head(bucket, shape_.dependent_launch); });
+  } else {
+    enqueue_head(count, false);
+  }
+  check(cudaMemcpyAsync(host_logits_, logits_.data(), size_t{count} * shape_.vocabulary * sizeof(float),
+                        cudaMemcpyDeviceToHost, stream_),
+        "logits");
+  check(cudaStreamSynchronize(stream_), "a step");
+  return host_logits_;
+}
+
+void Runner::final_state(uint32_t row, float* out) {
+  check(
+      rms_norm(hidden_.as<float>() + size_t{row} * shape_.hidden, nullptr, 1, final_norm_.as<float>(),
+               shape_.norm_eps, shape_.hidden, normed_.data(), x_stride_, state_.as<float>(), false, stream_),
+      "norm");
+  check(cudaMemcpyAsync(out, state_.data(), size_t{shape_.hidden} * sizeof(float), cudaMemcpyDeviceToHost,
+                        stream_),
+        "state");
+  check(cudaStreamSynchronize(stream_), "a step");
+}
+
+}  // namespace filigree::cuda

@@ -1,0 +1,103 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "cuda/device.h"
+#include "cuda/layers.h"
+#include "cuda/matrix.h"
+
+namespace filigree::cuda {
+
+// A decoder on the device: weights, cache, workspaces, and the launches of a step. What the model is called and where it came
+// from is the caller's.
+struct DecoderShape {
+  uint32_t hidden = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0, vocabulary = 0;
+  uint32_t ffn_cols = 0;  // input of the down projection
+  float norm_eps = 0;
+  uint32_t sliding_window = 0;
+  std::vector<float> inv_freq;
+  float attention_scale = 1;  // of cosines and sines
+  uint32_t max_rows = 0, max_logit_rows = 0, max_positions = 0, blocks = 0;
+  KvElement kv = KvElement::f16;
+  bool dependent_launch = true;  // compute capability 9.0 and newer
+};
+
+// Matrices that share an input and write side by side.
+struct DeviceProjection {
+  struct Part {
+    DeviceMatrix matrix;
+    uint32_t column = 0;
+  };
+  std::vector<Part> parts;
+  uint32_t out = 0;
+  DeviceBuffer bias;
+  bool interleaved = false;  // gate and up, in runs of 16 rows
+};
+
+struct DeviceLayer {
+  DeviceBuffer attention_norm, ffn_norm;
+  DeviceProjection qkv, output, gate_up, down;
+};
+
+// A run of consecutive tokens of one sequence.
+struct RowRun {
+  std::span<const int32_t> tokens;
+  int32_t position = 0;
+  const int32_t* blocks = nullptr;
+};
+
+class Runner {
+ public:
+  Runner(DecoderShape shape, DeviceBuffer embedding, DeviceBuffer final_norm, DeviceProjection head,
+         std::vector<DeviceLayer> layers, std::unique_ptr<Blas> blas);
+  ~Runner();
+
+  void copy_block(int32_t from, int32_t to);
+  void forward(std::span<const RowRun> runs);
+  // Host memory [rows.size()][vocabulary].
+  const float* logits(std::span<const uint32_t> rows);
+  void final_state(uint32_t row, float* out);
+
+  uint64_t kv_bytes() const { return keys_.size() + values_.size(); }
+  uint64_t workspace_bytes() const { return workspace_bytes_; }
+  static uint64_t kv_bytes_per_block(uint32_t layers, uint32_t kv_heads, uint32_t head_dim) {
+    return uint64_t{2} * layers * kv_heads * head_dim * 2 * kBlockTokens;
+  }
+
+ private:
+  KvPages pages(uint32_t layer) const;
+  void enqueue(uint32_t rows, uint32_t splits, bool dependent);
+  void project(const DeviceProjection& p, uint32_t rows, const void* x, uint32_t x_stride, Store store,
+               void* out, uint32_t out_stride, bool dependent);
+  void enqueue_head(uint32_t rows, bool dependent);
+  // Replays, or first captures, what `enqueue` launches.
+  template <class Enqueue>
+  void replay(uint64_t key, const Enqueue& enqueue);
+  DeviceBuffer workspace(size_t bytes);
+
+  DecoderShape shape_;
+  DeviceBuffer embedding_, final_norm_, inv_freq_;
+  DeviceProjection head_;
+  std::vector<DeviceLayer> layers_;
+  std::unique_ptr<Blas> blas_;
+  AttentionShape attention_;
+  uint32_t x_stride_, attended_stride_, ffn_stride_, table_stride_, most_tables_, most_splits_;
+  uint64_t workspace_bytes_ = 0;
+
+  DeviceBuffer keys_, values_;
+  DeviceBuffer step_;  // tokens, positions, tables [max_rows] each, logit rows, then block tables
+  DeviceBuffer hidden_, normed_, qkv_, q_, attended_, ffn_, wide_, partials_, attention_partials_, expanded_,
+      logits_, state_;
+  void* host_step_ = nullptr;     // pinned, as step_
+  float* host_logits_ = nullptr;  // pinned
+  cudaStream_t stream_ = nullptr;
+  StepRows rows_;
+  int32_t* logit_rows_ = nullptr;
+  DeviceMatrix::Workspace workspace_;
+  std::map<uint64_t, cudaGraphExec_t> graphs_;
+};
+
+}  // namespace filigree::cuda

@@ -1,0 +1,315 @@
+// filigree_cuda_test: every linear kernel in every shape of launch against float64, over tails, empty and full rows, 1 to 32
+// tokens, all stores; and that the device packs the bytes that the host packs. Needs a GPU.
+#include <cuda_fp16.h>
+
+#include <cstdio>
+#include <cstring>
+
+#include "cuda/host_pack.h"
+#include "cuda/linear.h"
+#include "cuda/pack.h"
+#include "problem.h"
+
+namespace filigree::cuda::test {
+namespace {
+
+int failures = 0, checks = 0;
+
+void expect(bool ok, const char* what, const char* where) {
+  ++checks;
+  if (!ok && ++failures <= 40) std::printf("FAIL %s: %s\n", where, what);
+}
+
+template <class T>
+DeviceBuffer to_device(const std::vector<T>& values) {
+  DeviceBuffer out(values.size() * sizeof(T) + 256);
+  out.upload(values.data(), values.size() * sizeof(T));
+  return out;
+}
+
+// Rows on the device as the kernels want them: padded to kInputPadding.
+template <class T>
+DeviceBuffer padded_rows(const std::vector<T>& values, uint32_t rows, uint32_t cols, uint32_t* stride) {
+  *stride = round_up(cols, kInputPadding);
+  std::vector<T> wide(size_t{rows} * *stride, T{});
+  for (uint32_t r = 0; r < rows; ++r)
+    std::memcpy(&wide[size_t{r} * *stride], &values[size_t{r} * cols], cols * sizeof(T));
+  return to_device(wide);
+}
+
+double relative(const std::vector<float>& got, const double* want, size_t n) {
+  double error = 0, norm = 1e-30;
+  for (size_t i = 0; i < n; ++i) {
+    if (!std::isfinite(got[i])) return 1e9;
+    error += (got[i] - want[i]) * (got[i] - want[i]);
+    norm += want[i] * want[i];
+  }
+  return std::sqrt(error / norm);
+}
+
+struct OnDevice {
+  DeviceBuffer codes, row_scales, unit_scales, x, x8, x_scales;
+  uint32_t stride = 0;
+  explicit OnDevice(const Problem& p) {
+    codes = p.kind == Values::bf16 ? to_device(p.bf16) : to_device(p.codes);
+    row_scales = to_device(p.row_scales);
+    std::vector<uint16_t> units(size_t{round_up(p.rows, kLanes)} * p.groups(), 0);
+    for (uint32_t r = 0; r < p.rows; ++r) {
+      for (uint32_t g = 0; g < p.groups(); ++g)
+        units[(size_t{r / kLanes} * p.groups() + g) * kLanes + r % kLanes] =
+            __half_as_ushort(__float2half(p.group_scales[size_t{r} * p.groups() + g]));
+    }
+    unit_scales = to_device(units);
+    x = padded_rows(p.x, p.tokens, p.cols, &stride);
+    x8 = padded_rows(p.x8, p.tokens, p.cols, &stride);
+    x_scales = to_device(p.x_scales);
+  }
+  RowCodes source(const Problem& p) const { return {p.kind, p.rows, p.cols, codes.data()}; }
+  Input input(bool i8, uint32_t tokens) const {
+    return {tokens, stride, i8 ? x8.data() : x.data(), i8 ? x_scales.as<float>() : nullptr};
+  }
+};
+
+// Runs `product` into poisoned f32 and compares.
+template <class Product>
+void compare(const Problem& p, const std::vector<double>& want, uint32_t tokens, double allowed,
+             const char* what, Product product) {
+  const size_t n = size_t{tokens} * p.rows;
+  std::vector<float> got(n, NAN);
+  DeviceBuffer out = to_device(got);
+  const cudaError_t error = product(Output{Store::f32, out.data(), p.rows, nullptr});
+  const cudaError_t ran = error == cudaSuccess ? cudaDeviceSynchronize() : error;
+  if (ran != cudaSuccess) {
+    expect(false, cudaGetErrorString(ran), what);
+    return;
+  }
+  out.download(got.data(), n * sizeof(float));
+  const double error_norm = relative(got, want.data(), n);
+  char text[80];
+  std::snprintf(text, sizeof text, "relative error %.2e, allowed %.1e", error_norm, allowed);
+  expect(error_norm <= allowed, text, what);
+}
+
+void test_row_lanes(const Problem& p, const char* name, bool every_plan) {
+  const OnDevice d(p);
+  const std::vector<double> want = p.product(false), want8 = p.product(true);
+  for (const uint32_t warps : {16u, 32u}) {
+    const uint32_t unit_cols = unit_cols_for(p.kind, p.cols, p.group, warps);
+    PackedRowLanes packed = pack_row_lanes(d.source(p), unit_cols);
+    RowLanes m = packed.view;
+    if (p.kind == Values::i8) m.row_scales = d.row_scales.as<float>();
+    if (p.kind == Values::i4) m.unit_scales = d.unit_scales.as<uint16_t>();
+    if (warps == 16) {  // the same bytes as on the host
+      const HostRowLanes host = host_pack_row_lanes(p.source(), unit_cols);
+      std::vector<uint8_t> counts(host.counts.size());
+      packed.counts.download(counts.data(), counts.size());
+      expect(counts == host.counts, "counts differ from the host's", name);
+      bool same = true;
+      std::vector<uint8_t> values(packed.values.size());
+      packed.values.download(values.data(), values.size());
+      std::vector<uint32_t> offsets(m.units());
+      if (!m.stride) packed.offsets.download(offsets.data(), offsets.size() * 4);
+      for (size_t unit = 0; unit < m.units() && counts == host.counts; ++unit) {
+        const size_t first = m.stride ? unit * m.stride : offsets[unit];
+        const size_t end = unit + 1 < m.units() ? host.offsets[unit + 1] : host.distances.size();
+        const size_t bytes = (end - host.offsets[unit]) * m.chunk_bytes();
+        same = same && std::memcmp(&values[first * m.chunk_bytes()],
+                                   &host.values[size_t{host.offsets[unit]} * m.chunk_bytes()], bytes) == 0;
+      }
+      expect(same, "values differ from the host's", name);
+    }
+    for (uint32_t tokens = 1; tokens <= 4; ++tokens) {
+      for (const bool i8 : {false, true}) {
+        if (i8 && (tokens > 1 || p.kind == Values::bf16)) continue;
+        std::vector<RowLanesPlan> plans;
+        for (const uint32_t in_flight : {2u, 3u, 4u}) {
+          for (uint32_t per_sm = 1; per_sm <= 4; ++per_sm)
+            for (const bool wide : {false, true})
+              plans.push_back({tokens == 3 ? 4 : tokens, warps, in_flight, per_sm, wide});
+        }
+        for (const RowLanesPlan& plan : plans) {
+          if (!every_plan && plan.in_flight == 2) continue;
+          char what[160];
+          std::snprintf(what, sizeof what,
+                        "%s row lanes, %u tokens, %s, %u warps, %u in flight, %u a multiprocessor", name,
+                        tokens, i8 ? "i8 input" : "bf16 input", warps, plan.in_flight, plan.per_sm);
+          bool exists = true;
+          const auto product = [&](const Output& out) {
+            const cudaError_t e = run_row_lanes(m, d.input(i8, tokens), out, plan, plan.in_flight == 4, 0);
+            exists = e != cudaErrorInvalidConfiguration;
+            return e;
+          };
+          DeviceBuffer probe(size_t{tokens} * p.rows * 4 + 256);
+          product(Output{Store::f32, probe.data(), p.rows, nullptr});
+          cudaDeviceSynchronize();
+          if (exists) compare(p, i8 ? want8 : want, tokens, 2e-5, what, product);
+        }
+      }
+    }
+  }
+}
+
+void test_tiles(const Problem& p, Tiles tiles, const char* name, bool every_plan) {
+  const OnDevice d(p);
+  const bool i8 = p.kind == Values::i8;
+  const std::vector<double> want = p.product(i8);
+  PackedTiles packed = pack_tiles(d.source(p), tiles);
+  TileMatrix m = packed.view;
+  if (i8) m.row_scales = d.row_scales.as<float>();
+  const HostTiles host = host_pack_tiles(p.source(), tiles);
+  std::vector<uint8_t> data(host.data.size());
+  packed.data.download(data.data(), data.size());
+  expect(data == host.data, "bytes differ from the host's", name);
+  for (const uint32_t tokens : {1u, 5u, 8u, 11u, 16u, 17u, 32u}) {
+    if (tokens > p.tokens) continue;
+    const std::vector<TilePlan> plans = tile_plans(m, tokens, DeviceLimits{});
+    expect(!plans.empty(), "no plan", name);
+    for (size_t i = 0; i < plans.size(); ++i) {
+      if (!every_plan && i > 2) break;
+      const TilePlan& plan = plans[i];
+      DeviceBuffer partials(partial_floats(m, tokens, plan) * 4);
+      char what[160];
+      std::snprintf(what, sizeof what, "%s tiles, %u tokens, %u warps, %u stages, %u slices", name, tokens,
+                    plan.warps, plan.stages, plan.slices);
+      compare(p, want, tokens, i8 ? 2e-6 : 2e-5, what, [&](const Output& out) {
+        return run_tiles(m, d.input(i8, tokens), out, plan, partials.as<float>(), i % 2 == 0, 0);
+      });
+    }
+  }
+  if (tiles == Tiles::bitmask && p.cols % 8 == 0) {
+    DeviceBuffer dense(size_t{p.rows} * p.cols * 2);
+    expect(expand_tiles(m, dense.data(), 0) == cudaSuccess, "expanding", name);
+    std::vector<uint16_t> got(size_t{p.rows} * p.cols);
+    dense.download(got.data(), got.size() * 2);
+    bool same = true;
+    for (uint32_t r = 0; r < p.rows; ++r) {
+      for (uint32_t c = 0; c < p.cols; ++c) {
+        const size_t at = size_t{r} * p.cols + c;
+        const uint16_t expected =
+            i8 ? to_bf16(static_cast<float>(p.codes[at]) * p.row_scales[r]) : p.bf16[at];
+        same = same && (got[at] & 0x7fff ? got[at] : 0) == (expected & 0x7fff ? expected : 0);
+      }
+    }
+    expect(same, "expanded weights differ", name);
+  }
+}
+
+// The other stores against Store::f32 of the same kernel.
+void test_stores() {
+  const Problem p = make_problem(Values::bf16, 128, 512, 128, 0.7, Zeros::random, 8, 99);
+  const OnDevice d(p);
+  const std::vector<double> want = p.product(false);
+  std::vector<float> bias(p.rows);
+  for (uint32_t r = 0; r < p.rows; ++r) bias[r] = 0.01f * static_cast<float>(r);
+  const DeviceBuffer bias_device = to_device(bias);
+  PackedRowLanes lanes = pack_row_lanes(d.source(p), unit_cols_for(p.kind, p.cols, 0, 16));
+  PackedTiles tiles = pack_tiles(d.source(p), Tiles::bitmask);
+  const std::vector<TilePlan> plans = tile_plans(tiles.view, 8, DeviceLimits{});
+  DeviceBuffer partials(partial_floats(tiles.view, 8, plans.back()) * 64);
+  for (int kernel = 0; kernel < 3; ++kernel) {
+    const uint32_t tokens = kernel == 0 ? 4 : 8;
+    TilePlan plan = plans.front();
+    for (const TilePlan& other : plans) {
+      if (kernel == 2 ? other.slices == 1 : other.slices > 1) plan = other;
+    }
+    const auto run = [&](const Output& out) {
+      return kernel == 0
+                 ? run_row_lanes(lanes.view, d.input(false, tokens), out, {4, 16, 3, 2}, false, 0)
+                 : run_tiles(tiles.view, d.input(false, tokens), out, plan, partials.as<float>(), false, 0);
+    };
+    const char* name = kernel == 0   ? "stores of row lanes"
+                       : kernel == 1 ? "stores of tiles, joined"
+                                     : "stores of tiles";
+    const size_t n = size_t{tokens} * p.rows;
+    std::vector<uint16_t> half(n);
+    DeviceBuffer out(n * 4);
+    expect(run({Store::bf16, out.data(), p.rows, bias_device.as<float>()}) == cudaSuccess, "bf16", name);
+    out.download(half.data(), n * 2);
+    bool ok = true;
+    for (size_t i = 0; i < n; ++i)
+      ok = ok && std::abs(from_bf16(half[i]) - (want[i] + bias[i % p.rows])) <=
+                     0.005 * (std::abs(want[i]) + bias[i % p.rows]) + 1e-4;
+    expect(ok, "bf16 with bias", name);
+    std::vector<float> sums(n, 3.0f);
+    out.upload(sums.data(), n * 4);
+    expect(run({Store::add, out.data(), p.rows, nullptr}) == cudaSuccess, "add", name);
+    out.download(sums.data(), n * 4);
+    ok = true;
+    for (size_t i = 0; i < n; ++i) ok = ok && std::abs(sums[i] - 3.0 - want[i]) <= 1e-4;
+    expect(ok, "add", name);
+    expect(run({Store::swiglu, out.data(), p.rows / 2, nullptr}) == cudaSuccess, "swiglu", name);
+    out.download(half.data(), n);
+    ok = true;
+    for (uint32_t t = 0; t < tokens; ++t) {
+      for (uint32_t c = 0; c < p.rows / 2; ++c) {
+        const double gate = want[size_t{t} * p.rows + c / 16 * 32 + c % 16],
+                     up = want[size_t{t} * p.rows + c / 16 * 32 + 16 + c % 16];
+        const double expected = gate / (1 + std::exp(-gate)) * up;
+        ok = ok && std::abs(from_bf16(half[size_t{t} * p.rows / 2 + c]) - expected) <=
+                       0.006 * std::abs(expected) + 1e-5;
+      }
+    }
+    expect(ok, "swiglu", name);
+  }
+}
+
+int run() {
+  struct Shape {
+    uint32_t rows, cols;
+  };
+  // Tails of every kind: rows off 16 and 32, columns off 8, 256, 512, fewer than a unit; and one real width.
+  for (const Shape shape : {Shape{16, 8}, Shape{32, 256}, Shape{37, 100}, Shape{100, 576}, Shape{64, 1030},
+                            Shape{176, 4096}, Shape{48, 11008}}) {
+    for (const Values kind : {Values::bf16, Values::i8, Values::i4}) {
+      for (const double zeros : {0.0, 0.5, 0.7, 0.97}) {
+        const Zeros pattern = zeros == 0.97 || shape.rows == 100 ? Zeros::rows : Zeros::random;
+        if (shape.cols == 11008 && zeros != 0.7) continue;
+        for (const uint32_t group : {128u, 32u}) {
+          if (kind != Values::i4 && group == 32) continue;
+          const Problem p = make_problem(kind, shape.rows, shape.cols, group, zeros, pattern, 32,
+                                         shape.rows * 131 + shape.cols);
+          char name[80];
+          std::snprintf(name, sizeof name, "%s%s %ux%u, %.0f %% zeros",
+                        kind == Values::bf16 ? "bf16"
+                        : kind == Values::i8 ? "i8"
+                                             : "i4g",
+                        kind != Values::i4 ? ""
+                        : group == 32      ? "32"
+                                           : "128",
+                        shape.rows, shape.cols, zeros * 100);
+          const bool every = shape.rows == 176 || shape.rows == 100;
+          try {
+            test_row_lanes(p, name, every);
+            if (kind != Values::i4) {
+              test_tiles(p, Tiles::bitmask, name, every);
+              if (zeros == 0.0 || zeros == 0.7)
+                test_tiles(p, Tiles::dense, (std::string(name) + ", dense").c_str(), every);
+              if (zeros == 0.0 || zeros == 0.5) {
+                const Problem q =
+                    make_problem(kind, shape.rows, shape.cols, group, zeros, Zeros::two_four, 32, 7);
+                test_tiles(q, Tiles::two_four, (std::string(name) + ", 2:4").c_str(), every);
+              }
+            }
+          } catch (const std::exception& error) {
+            expect(false, error.what(), name);
+          }
+        }
+      }
+    }
+  }
+  test_stores();
+  std::printf("%d checks, %d failed\n", checks, failures);
+  return failures == 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace filigree::cuda::test
+
+int main() {
+  try {
+    return filigree::cuda::test::run();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}
