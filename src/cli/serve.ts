@@ -75,10 +75,13 @@ export async function serveCommand(model: string | undefined, options: ServeOpti
   await checkAddress(host, options.port);
   const log = makeLogger(options.logLevel);
   // The server's libraries load while the weights do.
-  const [{ manifest, runner, tokenizer, template, eosTokenIds }, { buildApp }] = await Promise.all([
+  const [loaded, { buildApp }, { NativeGrammars }, { tokenTable }] = await Promise.all([
     loadModel(model, options, options),
     import('../server/app.js'),
+    import('../native/index.js'),
+    import('../grammar/token-table.js'),
   ]);
+  const { manifest, runner, tokenizer, template, eosTokenIds } = loaded;
   const { info } = runner;
   const engineOptions: EngineOptions = {
     maxNumSeqs: options.maxNumSeqs,
@@ -100,6 +103,7 @@ export async function serveCommand(model: string | undefined, options: ServeOpti
       tokenizer,
       template,
       eosTokenIds,
+      grammars: new NativeGrammars(() => tokenTable(tokenizer, info.vocabSize, eosTokenIds)),
       architecture: manifest.config.architecture,
       picture: zeroPicture(manifest),
       created: Math.floor(Date.now() / 1000),

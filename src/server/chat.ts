@@ -1,11 +1,14 @@
 import type { TextDelta } from '../engine/text-generation.js';
 import { FiligreeError } from '../errors.js';
+import { ChatAnswer } from './chat-answer.js';
+import { planConstraint } from './constraint.js';
 import { type Call, collect, type Exchange, envelope, finishOf, submitBatch, usageOf } from './exchange.js';
 import { chatLogprobs, promptLogprobs } from './logprobs.js';
 import { encodeChat, truncated } from './prompt.js';
 import { answerBudget, planSampling } from './sampling.js';
 import type { ChatBody } from './schemas/chat.js';
 import { resolveName, type Service, serviceFor } from './service.js';
+import { planTools } from './tools/plan.js';
 
 /**
  * Answers `/v1/chat/completions`: everything that can be refused is refused here, before the first byte of an answer.
@@ -27,8 +30,13 @@ export async function startChat(shared: Service, body: ChatBody, call: Call): Pr
 
   // Before the prompt costs anything.
   service.engine.assertAccepts();
-  const plan = planSampling(service, body, body.logprobs ? top : -1, body.prompt_logprobs ?? -1);
-  const { ids, lastContent } = await encodeChat(service, body);
+  const tools = planTools(service, body);
+  const continuation = body.continue_final_message ?? false;
+  const constraint = await planConstraint(service, body, tools, continuation);
+  const plan = planSampling(service, body, body.logprobs ? top : -1, body.prompt_logprobs ?? -1, constraint);
+  // A marker that is a control token must be seen.
+  if (tools?.family.marker) plan.skipSpecial = false;
+  const { ids, lastContent } = await encodeChat(service, body, tools);
   const prompt = truncated(service, ids, body.truncate_prompt_tokens);
   const budget = answerBudget(
     service,
@@ -44,7 +52,7 @@ export async function startChat(shared: Service, body: ChatBody, call: Call): Pr
     id: base.id,
     priority: body.priority,
     cacheSalt: body.cache_salt,
-    continuation: body.continue_final_message ?? false,
+    continuation,
   });
 
   const echo = body.echo && body.continue_final_message ? lastContent : '';
@@ -53,6 +61,8 @@ export async function startChat(shared: Service, body: ChatBody, call: Call): Pr
   const wantsTokens = body.logprobs || body.return_token_ids;
   const tokenIds = (delta: TextDelta) =>
     body.return_token_ids ? { token_ids: delta.tokens.map((token) => token.id) } : {};
+
+  const answers = Array.from({ length: choices }, () => new ChatAnswer(tools));
 
   async function* chunks(): AsyncGenerator<object> {
     const includeUsage = body.stream_options?.include_usage ?? false;
@@ -65,6 +75,7 @@ export async function startChat(shared: Service, body: ChatBody, call: Call): Pr
     });
     const opened = new Set<number>();
     for await (const { index, generation, delta } of batch.read()) {
+      const answer = answers[index] as ChatAnswer;
       // Checked before the role: a choice that fails at once says nothing first.
       const finish = delta === null ? finishOf(generation, plan) : null;
       if (!opened.has(index)) {
@@ -76,22 +87,25 @@ export async function startChat(shared: Service, body: ChatBody, call: Call): Pr
         );
       }
       if (delta !== null) {
-        if (delta.text === '' && !wantsTokens) continue;
-        const choice = {
-          index,
-          delta: { content: delta.text },
-          logprobs: logprobsOf(delta),
-          finish_reason: null,
-        };
-        yield chunk({ ...choice, ...tokenIds(delta) });
-      } else yield chunk({ index, delta: {}, logprobs: null, ...finish });
+        const deltas = answer.deltas(delta.text);
+        // Log-probabilities belong to tokens, which may not show yet.
+        if (deltas.length === 0 && wantsTokens) deltas.push({ content: '' });
+        for (const [i, part] of deltas.entries()) {
+          const logprobs = i === 0 ? logprobsOf(delta) : null;
+          yield chunk({ index, delta: part, logprobs, finish_reason: null, ...(i === 0 && tokenIds(delta)) });
+        }
+      } else {
+        for (const part of answer.lastDeltas())
+          yield chunk({ index, delta: part, logprobs: null, finish_reason: null });
+        yield chunk({ index, delta: {}, logprobs: null, ...finish, ...answer.finish(finish) });
+      }
     }
     if (includeUsage) yield chunk(null, { usage: usageOf(batch.generations, prompts, choices) });
   }
 
   async function response(): Promise<object> {
     const texts = Array.from({ length: choices }, () => ({
-      text: echo,
+      text: '',
       delta: { text: '', tokens: [] } as TextDelta,
     }));
     await collect(batch, ({ index, delta }) => {
@@ -106,11 +120,14 @@ export async function startChat(shared: Service, body: ChatBody, call: Call): Pr
       object: 'chat.completion',
       choices: batch.generations.map((generation, index) => {
         const { text, delta } = texts[index] as (typeof texts)[number];
+        const answer = answers[index] as ChatAnswer;
+        const finish = finishOf(generation, plan);
         return {
           index,
-          message: { role: 'assistant', content: text, refusal: null },
+          message: answer.message(text, echo),
           logprobs: logprobsOf(delta),
-          ...finishOf(generation, plan),
+          ...finish,
+          ...answer.finish(finish),
           ...tokenIds(delta),
         };
       }),

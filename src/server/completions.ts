@@ -1,6 +1,7 @@
 import type { TextDelta, TextGeneration } from '../engine/text-generation.js';
 import { FiligreeError } from '../errors.js';
 import { type Infill, infillOf } from '../tokenizer/index.js';
+import { planConstraint } from './constraint.js';
 import {
   type Call,
   collect,
@@ -105,6 +106,7 @@ export async function startCompletion(shared: Service, body: CompletionBody, cal
     infill === null ? body : { ...body, stop_token_ids: [...(body.stop_token_ids ?? []), ...infill.stopIds] },
     bestOf > n ? Math.max(top, 0) : top,
     Math.max(echoLogprobs, body.prompt_logprobs ?? -1),
+    await planConstraint(service, body, null, true),
   );
   const prompts = await plannedPrompts(service, body, infill);
   const base = envelope(service, 'cmpl', body.request_id, model);

@@ -1,12 +1,15 @@
 import { FiligreeError } from '../errors.js';
 import type { ChatMessage } from './schemas/chat.js';
 import type { Service } from './service.js';
+import { messagesFor, planTools, type ToolPlan } from './tools/plan.js';
 
 interface TemplateBody {
   messages: ChatMessage[];
   add_generation_prompt?: boolean | null;
   continue_final_message?: boolean | null;
   chat_template_kwargs?: Record<string, unknown> | null;
+  tools?: Record<string, unknown>[] | null;
+  tool_choice?: unknown;
 }
 
 /** Most bytes that one token of the vocabulary stands for: text longer than this per position cannot fit. */
@@ -77,7 +80,7 @@ function contentText(message: ChatMessage, index: number): string {
     .join('');
 }
 
-function templateInput(service: Service, body: TemplateBody) {
+function templateInput(service: Service, body: TemplateBody, tools: ToolPlan | null) {
   const { template } = service.model;
   if (template === null) {
     throw new FiligreeError(
@@ -93,12 +96,13 @@ function templateInput(service: Service, body: TemplateBody) {
       "'continue_final_message' and 'add_generation_prompt' exclude each other",
       { param: 'continue_final_message' },
     );
-  const messages = body.messages.map((message, i) => ({
+  const given = body.messages.map((message, i) => ({
     ...message,
     // The developer's word is the system's to every template that is around.
     role: message.role === 'developer' ? 'system' : message.role,
     content: contentText(message, i),
   }));
+  const messages = messagesFor(service, given, tools);
   refuseHopeless(
     service,
     messages.reduce((sum, m) => sum + m.content.length, 0),
@@ -110,13 +114,14 @@ function templateInput(service: Service, body: TemplateBody) {
     options: {
       addGenerationPrompt: continueFinalMessage ? false : (body.add_generation_prompt ?? true),
       continueFinalMessage,
+      ...(tools && !tools.family.tellTools && { tools: tools.tools.map((tool) => tool.raw) }),
       kwargs: body.chat_template_kwargs ?? {},
     },
   };
 }
 
 export function renderChat(service: Service, body: TemplateBody): string {
-  const { template, messages, options } = templateInput(service, body);
+  const { template, messages, options } = templateInput(service, body, planTools(service, body));
   return template.render(messages, options);
 }
 
@@ -124,8 +129,9 @@ export function renderChat(service: Service, body: TemplateBody): string {
 export async function encodeChat(
   service: Service,
   body: TemplateBody,
+  tools: ToolPlan | null = planTools(service, body),
 ): Promise<{ ids: number[]; lastContent: string }> {
-  const { template, messages, options } = templateInput(service, body);
+  const { template, messages, options } = templateInput(service, body, tools);
   const ids = await template.encodeAsync(messages, options);
   return { ids, lastContent: messages.at(-1)?.content ?? '' };
 }

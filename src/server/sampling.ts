@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import type { SamplingParams } from '../engine/model-runner.js';
+import type { Constraint, SamplingParams } from '../engine/model-runner.js';
 import { FiligreeError } from '../errors.js';
 import type { ChatBody } from './schemas/chat.js';
 import type { CompletionBody } from './schemas/completions.js';
@@ -51,25 +51,10 @@ function badWordTokens(service: Service, words: readonly string[]): number[][] {
   return sequences;
 }
 
-/** Parameters that another part of the server will give a meaning; until then they are refused, never ignored. */
-function refuseConstraints(body: SamplingBody): void {
-  const type = body.response_format?.type;
-  const refuse = (param: string, what: string): never => {
-    throw new FiligreeError(
-      'unsupported_value',
-      `'${param}': ${what} is not supported yet. Leave it out to get unconstrained text.`,
-      { param },
-    );
-  };
-  if (type !== undefined && type !== 'text') refuse('response_format', `${type} output`);
-  if (body.structured_outputs) refuse('structured_outputs', 'constrained output');
-  if (body.tools && body.tools.length > 0) refuse('tools', 'tool calling');
-  if (body.tool_choice && body.tool_choice !== 'none') refuse('tool_choice', 'tool calling');
-}
-
 /**
  * @param logprobs most likely tokens wanted beside each of the answer's, -1 for no log-probabilities
  * @param promptLogprobs the same for the prompt's
+ * @param constraint what the answer must be
  * @throws FiligreeError invalid_value or unsupported_value, naming the parameter
  */
 export function planSampling(
@@ -77,8 +62,8 @@ export function planSampling(
   body: SamplingBody,
   logprobs: number,
   promptLogprobs: number,
+  constraint: Constraint | null = null,
 ): SamplingPlan {
-  refuseConstraints(body);
   const { vocabSize } = service.engine.info;
   const namedStops = body.stop_token_ids ?? [];
   checkIds(namedStops, vocabSize, 'stop_token_ids');
@@ -109,6 +94,7 @@ export function planSampling(
     suppressedUntilMin: minTokens > 0 ? stopTokenIds : [],
     allowedTokenIds: allowed,
     badWords: badWordTokens(service, body.bad_words ?? []),
+    constraint,
   };
   const seed = typeof body.seed === 'number' ? BigInt(body.seed) : randomBytes(8).readBigUInt64LE();
   const { stop } = body;

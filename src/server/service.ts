@@ -1,4 +1,5 @@
 import type { Engine } from '../engine/engine.js';
+import type { GrammarCompiler } from '../engine/model-runner.js';
 import { FiligreeError } from '../errors.js';
 import type { ChatTemplate, Tokenizer } from '../tokenizer/index.js';
 import type { Lifecycle } from './lifecycle.js';
@@ -17,6 +18,8 @@ export interface ServedModel {
   /** Null: the model has no template, and chat is refused. */
   template: ChatTemplate | null;
   eosTokenIds: readonly number[];
+  /** Compiles what an answer must be; left out or null: constrained output is refused. */
+  grammars?: GrammarCompiler | null;
   architecture: string;
   picture?: ZeroPicture;
   /** Unix seconds. */

@@ -20,13 +20,13 @@ export const chatBody = Type.Object(
     logprobs: boolean('Log-probabilities of the answer.'),
     top_logprobs: integer('With `logprobs`: also of the k most likely tokens.', { minimum: 0, maximum: 20 }),
     echo: boolean('With `continue_final_message`: begin with the text that is continued.'),
-    tools: list<Record<string, unknown>>(Type.Object({}), 'Refused so far, never ignored.'),
+    tools: list<Record<string, unknown>>(Type.Object({}), 'Functions that the model may call.'),
     tool_choice: Type.Optional(
       Type.Union([Type.Enum(['none', 'auto', 'required']), Type.Object({}), Type.Null()], {
-        description: 'Only `none` so far.',
+        description: '`none`, `auto`, `required`, or one function by name.',
       }),
     ),
-    parallel_tool_calls: boolean('Without effect while there are no tools.'),
+    parallel_tool_calls: boolean('Several calls in one answer (default true).'),
   },
   { additionalProperties: true, title: 'ChatCompletionRequest' },
 );
@@ -61,6 +61,9 @@ export const chatResponse = Type.Object(
           role: Type.Literal('assistant'),
           content: Type.Union([Type.String(), Type.Null()]),
           refusal: Type.Null(),
+          tool_calls: Type.Optional(
+            Type.Array(Type.Unsafe<object>({ type: 'object', additionalProperties: true })),
+          ),
         }),
         logprobs: chatLogprobs,
         finish_reason: Type.String(),

@@ -109,10 +109,12 @@ export const samplingFields = {
         ),
         Type.Null(),
       ],
-      { description: 'Only `text` so far: constrained output is refused, never ignored.' },
+      { description: 'Constrains the answer: `json_object`, or `json_schema` with a schema.' },
     ),
   ),
-  structured_outputs: object('Refused so far, never ignored.'),
+  structured_outputs: object(
+    'Constrains the answer: one of `json` (a schema), `regex`, `choice`, `grammar` (GBNF or Lark).',
+  ),
 };
 
 export const templateFields = {

@@ -6,7 +6,10 @@ import type {
   StepOutput,
   StepRecord,
 } from '../../../src/engine/model-runner.js';
+import { tokenTable } from '../../../src/grammar/index.js';
 import type { TokenizerSource } from '../../../src/model/manifest.js';
+import type { NativeMatcher } from '../../../src/native/addon-types.js';
+import { createMatcher, NativeGrammars } from '../../../src/native/index.js';
 import { type App, buildApp, type ServerOptions } from '../../../src/server/app.js';
 import { Lifecycle } from '../../../src/server/lifecycle.js';
 import type { Service } from '../../../src/server/service.js';
@@ -98,6 +101,8 @@ export const babbles: Script = (prompt, generated, seed) => {
 };
 
 interface Slot {
+  /** Follows the constraint, where there is one. */
+  matcher: NativeMatcher | null;
   params: SamplingParams;
   prompt: Int32Array;
   generated: number;
@@ -151,7 +156,11 @@ export class FakeRunner implements ModelRunner {
   }
 
   openSlot(slot: number, params: SamplingParams, prompt: Int32Array, output: Int32Array): void {
-    this.slots.set(slot, { params, prompt, generated: output.length });
+    const matcher = params.constraint
+      ? createMatcher(params.constraint.grammar, params.constraint.continuation)
+      : null;
+    for (const token of output) matcher?.accept(token);
+    this.slots.set(slot, { matcher, params, prompt, generated: output.length });
   }
 
   closeSlot(slot: number): void {
@@ -195,8 +204,16 @@ export class FakeRunner implements ModelRunner {
       if (params.pooling !== 'none' && entry.position + entry.tokens.length === prompt.length)
         output.pooled = pooledState(prompt, params.pooling);
       if (!entry.sample) return output;
-      const token = this.script(prompt, slot.generated, params.temperature === 0 ? 0n : params.seed);
+      let token = this.script(prompt, slot.generated, params.temperature === 0 ? 0n : params.seed);
       slot.generated++;
+      if (slot.matcher !== null && token !== 'nan') {
+        token = nearestAllowed(slot.matcher.mask(), token);
+        if (!slot.matcher.accept(token)) throw new Error('a mask allowed what its grammar does not');
+        if (params.logprobs < 0) {
+          output.forced = slot.matcher.forced(16);
+          slot.generated += output.forced.length;
+        }
+      }
       if (token === 'nan') return { ...output, error: 'non_finite_logits' };
       output.token = token;
       if (params.logprobs >= 0) {
@@ -214,6 +231,15 @@ export class FakeRunner implements ModelRunner {
   async close(): Promise<void> {
     this.closed = true;
   }
+}
+
+/** What a model that wants to say `token` says under a mask: that, or the next token that is allowed. */
+function nearestAllowed(mask: Uint32Array, token: number): number {
+  for (let i = 0; i < VOCAB; i++) {
+    const id = (token + i) % VOCAB;
+    if ((((mask[id >> 5] as number) >>> (id & 31)) & 1) === 1) return id;
+  }
+  throw new Error('a dead end');
 }
 
 export interface Fixture {
@@ -258,6 +284,7 @@ export async function serve(
       tokenizer,
       template: options.template === null ? null : ChatTemplate.create(template, tokenizer),
       eosTokenIds: [EOS],
+      grammars: new NativeGrammars(() => tokenTable(tokenizer, VOCAB, [EOS])),
       architecture: 'llama',
       created: 1_700_000_000,
     },
