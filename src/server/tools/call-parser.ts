@@ -45,14 +45,21 @@ export class CallParser {
   }
 
   private take(character: string, events: AnswerEvent[]): void {
-    if (this.reader !== null) return this.inCall(character, events);
-    if (this.mode === 'between') return this.betweenCalls(character, events);
+    if (this.reader !== null) this.inCall(character, events);
+    else if (this.mode === 'between') this.betweenCalls(character, events);
+    else this.inText(character, events);
+  }
+
+  private inText(character: string, events: AnswerEvent[]): void {
     this.held += character;
     if (this.mode === 'start') {
       // Without a marker, an answer that begins like a call is one.
       const begun = this.held.trimStart();
       if (begun === '') return;
-      if (begun.startsWith('{')) return this.open(character);
+      if (begun.startsWith('{')) {
+        this.open(character);
+        return;
+      }
       this.mode = 'text';
       this.text(this.held, events);
       this.held = '';
@@ -81,7 +88,10 @@ export class CallParser {
     for (const event of reader.push(character)) {
       if (event.type === 'name') {
         // Without a marker, JSON that names no tool is an answer in JSON.
-        if (this.family.marker === null && !this.names.has(event.name)) return this.giveUp(events);
+        if (this.family.marker === null && !this.names.has(event.name)) {
+          this.giveUp(events);
+          return;
+        }
         this.announced = true;
         events.push({ type: 'call', index: this.calls, name: event.name });
         this.held = '';
@@ -124,7 +134,7 @@ export class CallParser {
       return;
     }
     const rest = this.held.replace(this.family.marker ?? '', '').replace(/^[\s,;[\]]+/, '');
-    if (rest === '' || (end !== null && end.startsWith(rest)) || this.family.marker?.startsWith(rest)) return;
+    if (rest === '' || end?.startsWith(rest) || this.family.marker?.startsWith(rest)) return;
     this.text(this.held, events);
     this.held = '';
     this.mode = 'text';
