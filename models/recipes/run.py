@@ -203,7 +203,7 @@ class Run:
                     self.evaluate(name, params, None if grid == 'f16' else grid)
 
     def finetune(self):
-        self.streams = self.remembered = None
+        self.remembered = None  # the streams stay: one-shot models are calibrated on them
         arrays = dict(np.load(self._wait('finetune.npz')))
         spec, folder = self.recipe['finetune'], self.file('finetuned')
         folder.mkdir(exist_ok=True)
