@@ -86,6 +86,7 @@ Runner::Runner(DecoderShape shape, DeviceBuffer embedding, DeviceBuffer final_no
   state_ = workspace(size_t{s.hidden} * 4);
   attention_partials_ = workspace(attention_floats(attention_, s.head_dim, rows, most_splits_) * 4);
   workspace_ = {blas_.get(), partials_.as<float>(), expanded_.data(), wide_.data(), true};
+  check(cudaDeviceSynchronize(), "zeroing workspaces");  // on another stream than the steps'
 }
 
 Runner::~Runner() {
