@@ -140,9 +140,9 @@ interface StepTotals {
   compute: number;
 }
 
-/** Totals of our own server's metrics; null where the server has none of these names. */
+/** Totals of our own server's metrics; null where the server has none of these names, or does not answer. */
 async function stepTotals(url: string, headers: Record<string, string>): Promise<StepTotals | null> {
-  const text = await fetch(new URL('/metrics', url), { headers })
+  const text = await fetch(new URL('/metrics', url), { headers, signal: AbortSignal.timeout(5000) })
     .then((answer) => (answer.ok ? answer.text() : ''))
     .catch(() => '');
   const value = (name: string) => Number(new RegExp(`^${name}{[^}]*} (\\S+)$`, 'm').exec(text)?.[1] ?? 'NaN');

@@ -134,6 +134,7 @@ describe('peers', () => {
   test('a server is timed by its stream', async () => {
     const server = createServer((request, response) => {
       if (request.url === '/v1/models') return void response.end(JSON.stringify({ data: [{ id: 'them' }] }));
+      if (request.url !== '/v1/completions') return void response.writeHead(404).end();
       let body = '';
       request.on('data', (chunk) => (body += chunk));
       request.on('end', async () => {
