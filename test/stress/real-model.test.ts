@@ -129,7 +129,7 @@ for (const { name, path, without, budgets, distinct, total } of models)
       let preemptions = 0;
       let hits = 0;
       for (const budget of budgets) {
-        for (const blocks of budget === 64 ? [80, 10] : [10]) {
+        for (const blocks of budget === 64 ? [80, 8] : [8]) {
           const engine = engineOver(runner, { budget, blocks });
           engine.on('step', () => engine.check());
           const outputs = await Promise.all(asked.map((one) => read(engine, one)));
