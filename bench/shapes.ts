@@ -119,6 +119,7 @@ export function randomModel(shape: string, zeros: number, seed = 1): ModelManife
       origin: 'tokenizer.json',
     },
     chatTemplate: null,
+    generation: {},
     sourceKey: `random-${shape}-${zeros}-${seed}`,
     sourceClass: 'float',
     problems: [],

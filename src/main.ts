@@ -39,6 +39,14 @@ Examples:
     .option('--max-num-seqs <n>', 'sequences that run at once', whole(1, 4096), 32)
     .option('--max-num-batched-tokens <n>', 'tokens of one step', whole(16, 65536), 512)
     .option('--no-prefix-cache', 'do not keep the KV of earlier prompts')
+    .addOption(
+      new Option(
+        '--generation-config <mode>',
+        "auto: the model's recommended sampling where a request says nothing",
+      )
+        .choices(['auto', 'none'])
+        .default('auto'),
+    )
     .option('--compare', 'load the model dense, sparse and sparse-quantized too, side by side on the page')
     .option('--trust-special-tokens', 'control tokens spelled in messages become control tokens')
     .option('--queue <n>', 'requests that may wait', whole(1, 1_000_000), 256)
@@ -80,8 +88,12 @@ Examples:
     .description('chat with a model in the terminal')
     .option('--system <text>', 'system message')
     .option('--max-tokens <n>', 'longest answer', whole(1))
-    .option('--temperature <t>', '0 always takes the most likely token', decimal(0, 2), 0.7)
-    .option('--top-p <p>', 'nucleus', decimal(0, 1), 0.95)
+    .option(
+      '--temperature <t>',
+      "0 always takes the most likely token (default: the model's, or 0.7)",
+      decimal(0, 2),
+    )
+    .option('--top-p <p>', "nucleus (default: the model's, or 0.95)", decimal(0, 1))
     .option('--seed <n>', 'the same seed gives the same answer', whole(0))
     .option('--json', 'one object with the text, the usage and the timings')
     .addHelpText(

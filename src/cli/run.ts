@@ -11,8 +11,8 @@ import type { ModelOptions } from './options.js';
 export interface RunOptions extends ModelOptions {
   system?: string;
   maxTokens?: number;
-  temperature: number;
-  topP: number;
+  temperature?: number;
+  topP?: number;
   seed?: number;
   json?: boolean;
 }
@@ -69,6 +69,7 @@ class Conversation {
   async say(text: string, show: (text: string) => void): Promise<Answer> {
     const { engine, options } = this;
     const { template, tokenizer, eosTokenIds } = this.loaded;
+    const drawn = this.loaded.manifest.generation;
     this.messages.push({ role: 'user', content: text });
     const ids =
       template === null
@@ -90,8 +91,9 @@ class Conversation {
           prompt: Int32Array.from(ids),
           sampling: {
             ...GREEDY,
-            temperature: options.temperature,
-            topP: options.topP,
+            ...drawn,
+            temperature: options.temperature ?? drawn.temperature ?? 0.7,
+            topP: options.topP ?? drawn.topP ?? 0.95,
             seed: BigInt.asUintN(64, seed),
           },
           maxTokens: Math.min(options.maxTokens ?? room, room),

@@ -19,6 +19,7 @@ export interface ServeOptions extends ModelOptions {
   maxNumSeqs: number;
   maxNumBatchedTokens: number;
   prefixCache: boolean;
+  generationConfig: 'auto' | 'none';
   compare?: boolean;
   queue: number;
   queueTokens?: number;
@@ -103,6 +104,7 @@ export async function serveCommand(model: string | undefined, options: ServeOpti
       tokenizer,
       template,
       eosTokenIds,
+      ...(options.generationConfig === 'auto' && { generation: manifest.generation }),
       grammars: new NativeGrammars(() => tokenTable(tokenizer, info.vocabSize, eosTokenIds)),
       architecture: manifest.config.architecture,
       picture: zeroPicture(manifest),

@@ -1,4 +1,5 @@
 import { basename, resolve } from 'node:path';
+import { readGgufSampling } from './generation-defaults.js';
 import { type GgufTensor, READABLE_TYPES, readGguf } from './gguf.js';
 import { GgufFields } from './gguf-fields.js';
 import { readGgufTokenizer } from './gguf-tokenizer.js';
@@ -74,6 +75,7 @@ export function openGguf(filePath: string): ModelManifest {
       tensors,
       tokenizer,
       chatTemplate: template,
+      generation: readGgufSampling(metadata, problems),
       sourceKey: sourceKey(config, tensors, [file]),
       sourceClass: sourceClass(tensors),
       problems,

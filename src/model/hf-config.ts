@@ -1,4 +1,5 @@
 import { Fields, type JsonObject } from './fields.js';
+import { type GenerationDefaults, readGenerationConfig } from './generation-defaults.js';
 import type { Architecture, ModelConfig } from './manifest.js';
 import { invalid, unsupported } from './model-file.js';
 import { readRope } from './rope-scaling.js';
@@ -8,6 +9,7 @@ export interface HfConfig {
   config: ModelConfig;
   /** null: the file does not say, so the tensors do. */
   tied: boolean | null;
+  generation: GenerationDefaults;
   problems: string[];
 }
 
@@ -21,7 +23,7 @@ const MODEL_TYPES: Record<string, Architecture> = { llama: 'llama', mistral: 'mi
 
 /**
  * config.json of Llama, Mistral and Qwen2 models, defaults as transformers has them; generation_config.json adds the
- * ids that end a text.
+ * ids that end a text and how its authors sample.
  *
  * @throws FiligreeError `model_invalid` naming the field, `model_unsupported` for what would be computed wrongly
  */
@@ -82,6 +84,7 @@ export function readHfConfig(json: JsonObject, generation: JsonObject | null): H
       eosTokenIds: [...new Set(eos.filter((id) => inVocabulary(id, 'eos_token_id')))],
     },
     tied: c.has('tie_word_embeddings') ? c.boolean('tie_word_embeddings', false) : null,
+    generation: readGenerationConfig(generation, problems),
     problems,
   };
 }

@@ -22,7 +22,8 @@ const MAX_INDEX_BYTES = 256 << 20;
 export function openHfFolder(folder: string): ModelManifest {
   const path = resolve(folder);
   const configJson = parseObject(readText(join(path, 'config.json'), MAX_CONFIG_BYTES), 'config.json');
-  const { config, tied, problems } = readHfConfig(configJson, readOptional(path, 'generation_config.json'));
+  const generationJson = readOptional(path, 'generation_config.json');
+  const { config, tied, generation, problems } = readHfConfig(configJson, generationJson);
   const compression = readCompressionInfo(configJson);
   const files: ReadableFile[] = [];
   try {
@@ -41,6 +42,7 @@ export function openHfFolder(folder: string): ModelManifest {
       tensors,
       tokenizer,
       chatTemplate,
+      generation,
       sourceKey: sourceKey(config, tensors, files),
       sourceClass: sourceClass(tensors),
       problems,

@@ -5,6 +5,8 @@
  * every one of these numbers again.
  */
 
+import type { GenerationDefaults } from './generation-defaults.js';
+
 export type Architecture = 'llama' | 'mistral' | 'qwen2';
 
 export interface RopeScaling {
@@ -134,6 +136,8 @@ export interface ModelManifest {
   tensors: TensorEntry[];
   tokenizer: TokenizerSource;
   chatTemplate: string | null;
+  /** Sampling that the model's authors recommend. */
+  generation: GenerationDefaults;
   /** Key of the packed cache: the same bytes give the same key wherever they lie (see source-key.ts). */
   sourceKey: string;
   /** The checkpoint's class of precision, which `--weights auto` keeps. */

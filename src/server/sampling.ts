@@ -76,14 +76,15 @@ export function planSampling(
   const eos = body.ignore_eos ? [] : service.model.eosTokenIds;
   const stopTokenIds = [...new Set([...eos, ...namedStops])];
   const minTokens = body.min_tokens ?? 0;
-  const topP = body.top_p ?? 1;
+  const defaults = service.model.generation ?? {};
+  const topP = body.top_p ?? defaults.topP ?? 1;
   const shared: Omit<SamplingParams, 'seed'> = {
-    temperature: body.temperature ?? 1,
+    temperature: body.temperature ?? defaults.temperature ?? 1,
     // The smallest nucleus is one token.
-    topK: topP === 0 ? 1 : Math.max(body.top_k ?? 0, 0),
+    topK: topP === 0 ? 1 : Math.max(body.top_k ?? defaults.topK ?? 0, 0),
     topP: topP === 0 ? 1 : topP,
-    minP: body.min_p ?? 0,
-    repetitionPenalty: body.repetition_penalty ?? 1,
+    minP: body.min_p ?? defaults.minP ?? 0,
+    repetitionPenalty: body.repetition_penalty ?? defaults.repetitionPenalty ?? 1,
     frequencyPenalty: body.frequency_penalty ?? 0,
     presencePenalty: body.presence_penalty ?? 0,
     logitBias: logitBias(body.logit_bias ?? {}, vocabSize),

@@ -1,6 +1,7 @@
 import type { Engine } from '../engine/engine.js';
 import type { GrammarCompiler } from '../engine/model-runner.js';
 import { FiligreeError } from '../errors.js';
+import type { GenerationDefaults } from '../model/index.js';
 import type { ChatTemplate, Tokenizer } from '../tokenizer/index.js';
 import type { Lifecycle } from './lifecycle.js';
 
@@ -18,6 +19,8 @@ export interface ServedModel {
   /** Null: the model has no template, and chat is refused. */
   template: ChatTemplate | null;
   eosTokenIds: readonly number[];
+  /** Sampling where a request says nothing; what is left out here is OpenAI's default. */
+  generation?: GenerationDefaults;
   /** Compiles what an answer must be; left out or null: constrained output is refused. */
   grammars?: GrammarCompiler | null;
   architecture: string;

@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { PACKAGE_ROOT } from '../../src/config.js';
+import { GREEDY } from '../../src/engine/model-runner.js';
 import { openModel } from '../../src/model/index.js';
 import { Tokenizer } from '../../src/tokenizer/index.js';
 import { GOLDENS, mean, missing, SMOLLM2, tensors, wikitext2 } from '../conformance/support.js';
@@ -75,7 +76,9 @@ describe.skipIf(without)(`SmolLM2-135M-Instruct on NEON under qemu${without ? ` 
     const { config, files, tensors: entries, sourceKey } = model;
     const manifest = { config, files, tensors: entries, sourceKey };
     const spec = join(work, `${cpu}-${weights}.json`);
-    writeFileSync(spec, JSON.stringify({ addon, manifest, isa: 'auto', weights, kv, windows }));
+    const { seed: _, ...greedy } = GREEDY;
+    const params = { ...greedy, promptLogprobs: 0 };
+    writeFileSync(spec, JSON.stringify({ addon, manifest, params, isa: 'auto', weights, kv, windows }));
     const { stdout } = await run(EMULATOR, ['-cpu', cpu, '-L', SYSROOT, node, script, spec]);
     return JSON.parse(String(stdout)) as { isa: string; logprobs: number[][] };
   }

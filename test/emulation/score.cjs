@@ -1,9 +1,9 @@
 // Log-probabilities of token windows under a model, by the addon alone: runs under a foreign processor's Node, where neither
-// TypeScript nor the packages of this repository can be loaded. Reads {addon, manifest, isa, weights, kv, windows} as JSON from
-// the file named, prints {isa, logprobs: number[][]} of the windows.
+// TypeScript nor the packages of this repository can be loaded. Reads {addon, manifest, params, isa, weights, kv, windows} as
+// JSON from the file named (params without its seed, which JSON cannot hold), prints {isa, logprobs: number[][]} of the windows.
 const { readFileSync } = require('node:fs');
 
-async function main({ addon, manifest, isa, weights, kv, windows }) {
+async function main({ addon, manifest, params, isa, weights, kv, windows }) {
   const { Engine } = require(addon);
   const longest = Math.max(...windows.map((ids) => ids.length));
   const engine = new Engine();
@@ -20,24 +20,11 @@ async function main({ addon, manifest, isa, weights, kv, windows }) {
     cacheFolder: '',
   });
   const none = new Int32Array(0);
-  const params = {
-    ...{
-      temperature: 0,
-      topK: 0,
-      topP: 1,
-      minP: 0,
-      repetitionPenalty: 1,
-      frequencyPenalty: 0,
-      presencePenalty: 0,
-    },
-    ...{ logitBias: [], seed: 0n, logprobs: -1, promptLogprobs: 0, minTokens: 0, suppressedUntilMin: [] },
-    ...{ allowedTokenIds: null, badWords: [] },
-  };
   const logprobs = [];
   for (const ids of windows) {
     const tokens = Int32Array.from(ids);
     const blocks = Int32Array.from({ length: Math.ceil(ids.length / 16) }, (_, i) => i);
-    engine.openSlot(0, params, tokens, none);
+    engine.openSlot(0, { ...params, seed: 0n }, tokens, none);
     const entry = Int32Array.of(0, 0, ids.length, blocks.length, 0);
     const result = await engine.step(entry, tokens, blocks, none);
     logprobs.push([...result.promptLogprobs]);

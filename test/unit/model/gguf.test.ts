@@ -3,6 +3,7 @@ import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gguf } from '@huggingface/gguf';
 import { describe, expect, it } from 'vitest';
+import { readGgufSampling } from '../../../src/model/generation-defaults.js';
 import { type Gguf, type GgufValue, readGguf } from '../../../src/model/gguf.js';
 import { GgufFields } from '../../../src/model/gguf-fields.js';
 import { readGgufTokenizer } from '../../../src/model/gguf-tokenizer.js';
@@ -195,6 +196,17 @@ describe('a model', () => {
     expect(sourceClass).toBe('4bit');
     expect(problems).toEqual([]);
     expect(tensors.filter((t) => t.permutedHeads !== undefined)).toHaveLength(60);
+  });
+
+  it('recommends sampling where its metadata does', () => {
+    const problems: string[] = [];
+    const metadata = new Map<string, GgufValue>([
+      ['general.sampling.temp', Math.fround(0.7)],
+      ['general.sampling.top_k', 20],
+      ['general.sampling.top_p', 1.5],
+    ]);
+    expect(readGgufSampling(metadata, problems)).toEqual({ temperature: 0.7, topK: 20 });
+    expect(problems).toEqual(['general.sampling.top_p must be a number from 0 to 1 and was ignored']);
   });
 
   it('of qwen2 keeps its rows and has biases', async (context) => {

@@ -130,6 +130,29 @@ describe('config.json', () => {
     expect(problems).toEqual(['eos_token_id 500 is outside the vocabulary of 100 and was ignored']);
   });
 
+  it('takes the sampling that generation_config.json recommends, and ignores what cannot be', () => {
+    const advice = { do_sample: true, temperature: 0.6, top_p: 0.9, top_k: 20, repetition_penalty: 1.05 };
+    expect(readHfConfig(LLAMA, advice).generation).toEqual({
+      temperature: 0.6,
+      topP: 0.9,
+      topK: 20,
+      repetitionPenalty: 1.05,
+    });
+    expect(readHfConfig(LLAMA, { ...advice, do_sample: false }).generation).toEqual({});
+    const { generation, problems } = readHfConfig(LLAMA, {
+      temperature: 7,
+      top_k: 1.5,
+      min_p: 'x',
+      top_p: 0.8,
+    });
+    expect(generation).toEqual({ topP: 0.8 });
+    expect(problems).toEqual([
+      'generation_config.json: temperature must be a number from 0 to 2 and was ignored',
+      'generation_config.json: top_k must be an integer from -1 to 2147483647 and was ignored',
+      'generation_config.json: min_p must be a number from 0 to 1 and was ignored',
+    ]);
+  });
+
   it.each([
     [{ architectures: ['GemmaForCausalLM'] }, 'model_unsupported', /GemmaForCausalLM/],
     [{ hidden_size: -1 }, 'model_invalid', /hidden_size/],

@@ -122,6 +122,36 @@ describe('text completions', () => {
     expect(json.usage.prompt_tokens).toBe(1);
   });
 
+  it("takes the model's recommended sampling where the request says nothing", async () => {
+    fixture = await serve(says('ok'));
+    fixture.service.model.generation = {
+      temperature: 0.2,
+      topP: 0.9,
+      topK: 20,
+      minP: 0.1,
+      repetitionPenalty: 1.1,
+    };
+    const seen: Json[] = [];
+    const { openSlot } = fixture.runner;
+    fixture.runner.openSlot = (slot, params, ...rest) => {
+      seen.push(params);
+      openSlot.call(fixture.runner, slot, params, ...rest);
+    };
+    await fixture.post(COMPLETE, { prompt: 'a' });
+    await fixture.post(COMPLETE, {
+      prompt: 'a',
+      temperature: 1,
+      top_p: 1,
+      top_k: 0,
+      min_p: 0,
+      repetition_penalty: 1,
+    });
+    expect(seen).toMatchObject([
+      { temperature: 0.2, topP: 0.9, topK: 20, minP: 0.1, repetitionPenalty: 1.1 },
+      { temperature: 1, topP: 1, topK: 0, minP: 0, repetitionPenalty: 1 },
+    ]);
+  });
+
   it('hands every sampling parameter to the engine', async () => {
     fixture = await serve(says('ok'));
     let seen: Json;
