@@ -59,6 +59,7 @@ Examples:
     )
     .option('--cors <origin>', 'origins that browsers may call from, or *; repeatable', listOf)
     .option('--rate-limit <n>', 'requests a minute of one caller', whole(1))
+    .option('--kv-events-config <json>', "publish what the prefix cache holds over ZeroMQ, in vLLM's form")
     .addOption(
       new Option('--log-level <level>', 'what is logged on stderr')
         .choices(['silent', 'error', 'warn', 'info', 'debug', 'trace'])

@@ -5,6 +5,7 @@ import { FiligreeError } from '../errors.js';
 import type { App } from '../server/app.js';
 import { Lifecycle } from '../server/lifecycle.js';
 import type { Service } from '../server/service.js';
+import { cacheEventOptions, openKvEvents } from './kv-events.js';
 import { loadModel } from './load.js';
 import { makeLogger } from './log.js';
 import type { ModelOptions } from './options.js';
@@ -27,6 +28,7 @@ export interface ServeOptions extends ModelOptions {
   cors?: string[];
   rateLimit?: number;
   logLevel: string;
+  kvEventsConfig?: string;
   json?: boolean;
 }
 
@@ -75,6 +77,7 @@ export async function serveCommand(model: string | undefined, options: ServeOpti
   const host = options.host === 'localhost' ? '127.0.0.1' : options.host;
   await checkAddress(host, options.port);
   const log = makeLogger(options.logLevel);
+  const kvEvents = await openKvEvents({ ...options, host }, log);
   // The server's libraries load while the weights do.
   const [loaded, { buildApp }, { NativeGrammars }, { tokenTable }] = await Promise.all([
     loadModel(model, options, options),
@@ -92,12 +95,14 @@ export async function serveCommand(model: string | undefined, options: ServeOpti
     queueTokenLimit: options.queueTokens ?? options.queue * info.maxModelLen,
     watchdogMs: WATCHDOG_MS,
   };
-  const engine = new Engine(runner, engineOptions);
+  const engine = new Engine(runner, { ...engineOptions, ...cacheEventOptions(kvEvents) });
+  engine.on('cache', (events) => kvEvents?.publish(events));
   const names = options.servedModelName?.length ? options.servedModelName : [manifest.name];
   const service: Service = {
     engine,
     lifecycle: new Lifecycle(engine.maxNumSeqs + options.queue),
     prefixCache: options.prefixCache,
+    kvEvents,
     version: packageVersion(),
     model: {
       names: names as [string, ...string[]],
@@ -151,6 +156,7 @@ export async function serveCommand(model: string | undefined, options: ServeOpti
     });
   } catch (error) {
     await engine.close();
+    await kvEvents?.close();
     throw addressError(error as NodeJS.ErrnoException, host, options.port);
   }
   handleSignals(app, service, options.drainTimeout, log);
@@ -198,6 +204,7 @@ function handleSignals(
     setTimeout(() => app.server.closeAllConnections(), FAREWELL_MS).unref();
     await app.close();
     await Promise.all(engines.map((each) => each.close()));
+    await service.kvEvents?.close();
     log.info('stopped');
     log.flush(() => process.exit(0));
   };

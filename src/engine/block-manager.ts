@@ -1,3 +1,4 @@
+import { type CacheJournal, type CacheOrigin, NO_ORIGIN } from './cache-journal.js';
 import { BLOCK_SIZE, type BlockCopy } from './model-runner.js';
 
 /**
@@ -29,6 +30,8 @@ interface CacheNode {
   children: number;
   /** Next node with the same hash. */
   next: CacheNode | null;
+  /** Its name outside; null where no journal is kept. */
+  digest: Buffer | null;
 }
 
 /** Blocks of one sequence, in order of position. */
@@ -41,7 +44,11 @@ export class BlockTable {
   /** Source of a copy that the step to come performs, kept alive until then. */
   copySource = -1;
 
-  constructor(readonly salt: string = '') {}
+  constructor(
+    readonly salt: string = '',
+    /** What the salt is made of, for the journal. */
+    readonly origin: CacheOrigin = NO_ORIGIN,
+  ) {}
 
   push(block: number): void {
     if (this.length === this.blocks.length) {
@@ -71,6 +78,8 @@ export interface BlockManagerOptions {
   prefixCache: boolean;
   /** Replaceable so that tests can force collisions. */
   hash?: BlockHash;
+  /** Told of every block that becomes cached, and that no longer is. */
+  journal?: CacheJournal | undefined;
 }
 
 export function blocksFor(tokens: number): number {
@@ -83,6 +92,7 @@ export class BlockManager {
   private readonly index = new Map<number, CacheNode>();
   private readonly queue: FreeQueue;
   private readonly hash: BlockHash;
+  private readonly journal: CacheJournal | undefined;
   readonly prefixCache: boolean;
 
   constructor(
@@ -96,6 +106,7 @@ export class BlockManager {
     this.nodes = new Array(numBlocks).fill(null);
     this.queue = new FreeQueue(numBlocks);
     this.hash = options.hash ?? seededHash();
+    this.journal = options.journal;
     this.prefixCache = options.prefixCache;
   }
 
@@ -182,10 +193,12 @@ export class BlockManager {
           tokens: tokens.slice(offset, offset + BLOCK_SIZE),
           children: 0,
           next: this.index.get(hash) ?? null,
+          digest: null,
         };
         if (node.parent !== null) node.parent.children++;
         this.index.set(hash, node);
         this.nodes[own] = node;
+        if (this.journal) this.announce(node, this.journal, table.origin);
       } else if (node.block !== own) {
         this.reference(node.block);
         table.blocks[at] = node.block;
@@ -230,6 +243,11 @@ export class BlockManager {
       this.queue.remove(block);
       this.queue.pushFront(block);
     }
+  }
+
+  /** Names of all blocks that the cache holds now; empty where no journal is kept. */
+  digests(): Buffer[] {
+    return this.nodes.flatMap((node) => node?.digest ?? []);
   }
 
   /** Verifies every invariant against the complete list of live tables; throws what is wrong. */
@@ -308,8 +326,15 @@ export class BlockManager {
     return block;
   }
 
+  private announce(node: CacheNode, journal: CacheJournal, origin: CacheOrigin): void {
+    const parent = node.parent?.digest ?? null;
+    node.digest = journal.digest(parent, node.tokens, origin);
+    journal.stored(node.digest, parent, node.tokens, origin);
+  }
+
   private uncache(node: CacheNode): void {
     if (node.children !== 0) throw new Error(`block ${node.block} is evicted before its children`);
+    if (node.digest !== null) this.journal?.removed(node.digest);
     if (node.parent !== null) node.parent.children--;
     this.nodes[node.block] = null;
     const first = this.index.get(node.hash);

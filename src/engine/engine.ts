@@ -1,6 +1,7 @@
 import { EventEmitter } from 'node:events';
 import { FiligreeError } from '../errors.js';
 import { BlockManager } from './block-manager.js';
+import { type CacheEvent, CacheJournal } from './cache-journal.js';
 import { Generation } from './generation.js';
 import type { ModelRunner, RunnerInfo, StepOutput } from './model-runner.js';
 import type { FinishEvent, GenerateRequest, RequestTimings } from './request.js';
@@ -22,6 +23,8 @@ export interface EngineOptions {
   queueTokenLimit: number;
   /** A step that takes longer makes the engine unhealthy. Default: no limit. */
   watchdogMs?: number;
+  /** Report what the prefix cache takes in and drops, as `cache` events; names of blocks are chained from this seed. */
+  cacheEventSeed?: string | undefined;
 }
 
 export interface EngineStats {
@@ -65,6 +68,8 @@ export interface FinishedInfo extends FinishEvent {
 interface EngineEvents {
   step: [StepInfo];
   finished: [FinishedInfo];
+  /** What the prefix cache took in and dropped since the last such event, in order; at most one a step. */
+  cache: [CacheEvent[]];
 }
 
 /** A request in the engine's care: its sequence, its reader, and when what happened. */
@@ -93,6 +98,7 @@ export class Engine extends EventEmitter<EngineEvents> {
   readonly maxNumBatchedTokens: number;
 
   private readonly scheduler: Scheduler;
+  private readonly journal: CacheJournal | undefined;
   private readonly tracked = new Map<Sequence, Tracked>();
   private submitted = 0;
   private looping: Promise<void> | null = null;
@@ -115,7 +121,9 @@ export class Engine extends EventEmitter<EngineEvents> {
     this.maxNumSeqs = Math.min(options.maxNumSeqs, runner.info.maxSlots, this.maxNumBatchedTokens);
     if (!(this.maxNumSeqs >= 1))
       throw new RangeError('maxNumSeqs and maxNumBatchedTokens must be at least 1');
-    const blocks = new BlockManager(runner.info.numBlocks, { prefixCache: options.prefixCache });
+    const { prefixCache, cacheEventSeed } = options;
+    if (cacheEventSeed !== undefined) this.journal = new CacheJournal(cacheEventSeed);
+    const blocks = new BlockManager(runner.info.numBlocks, { prefixCache, journal: this.journal });
     const { maxNumSeqs, maxNumBatchedTokens } = this;
     this.scheduler = new Scheduler({ maxNumSeqs, maxNumBatchedTokens }, blocks);
   }
@@ -219,6 +227,11 @@ export class Engine extends EventEmitter<EngineEvents> {
     await this.runner.close();
   }
 
+  /** Names of the blocks in the prefix cache, as `cache` events give them. For tests. */
+  cachedDigests(): Buffer[] {
+    return this.scheduler.blocks.digests();
+  }
+
   /** Verifies the exact accounting of blocks, slots and queues; throws what is wrong. For tests. */
   check(): void {
     this.scheduler.check();
@@ -271,7 +284,9 @@ export class Engine extends EventEmitter<EngineEvents> {
         }
         const outputs = await this.run(schedule, unread);
         unread = outputs === null ? [] : this.land(schedule, outputs);
+        this.reportCache();
       }
+      this.reportCache();
       this.looping = null;
     } catch (error) {
       this.fail(error instanceof Error ? error : new Error(String(error)));
@@ -356,6 +371,11 @@ export class Engine extends EventEmitter<EngineEvents> {
     this.totals.steps++;
     this.report('step', info);
     return updates;
+  }
+
+  private reportCache(): void {
+    const events = this.journal?.take() ?? [];
+    if (events.length > 0) this.report('cache', events);
   }
 
   private deliver(updates: SequenceUpdate[]): void {

@@ -45,7 +45,8 @@ export class Sequence {
   ) {
     this.priority = request.priority ?? 0;
     this.stopTokenIds = new Set(request.stopTokenIds);
-    this.table = new BlockTable(request.cacheSalt ?? '');
+    const salt = request.cacheSalt ?? '';
+    this.table = new BlockTable(salt, { salt });
     this.length = request.prompt.length;
     this.ids = new Int32Array(this.length + 64);
     this.ids.set(request.prompt);

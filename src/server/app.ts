@@ -19,6 +19,7 @@ import { asFiligreeError, clientErrorAnswer, errorBodyFor, registerErrors } from
 import { registerJson } from './json-body.js';
 import { chatRoutes } from './routes/chat.js';
 import { completionRoutes } from './routes/completions.js';
+import { discoveryRoutes } from './routes/discovery.js';
 import { embeddingRoutes } from './routes/embeddings.js';
 import { messageRoutes } from './routes/messages.js';
 import { modelRoutes } from './routes/models.js';
@@ -151,6 +152,7 @@ export async function buildApp(service: Service, options: ServerOptions = {}): P
   });
 
   operationRoutes(app, service);
+  discoveryRoutes(app, service);
   pageRoutes(app, service);
   await app.register(async (scope) => {
     const api = scope.withTypeProvider<TypeBoxTypeProvider>();

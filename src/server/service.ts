@@ -3,6 +3,7 @@ import type { GrammarCompiler } from '../engine/model-runner.js';
 import { FiligreeError } from '../errors.js';
 import type { GenerationDefaults } from '../model/index.js';
 import type { ChatTemplate, Tokenizer } from '../tokenizer/index.js';
+import type { KvEventPublisher } from './kv-events/publisher.js';
 import type { Lifecycle } from './lifecycle.js';
 
 /** Zeros of the model's matrices, for the page. */
@@ -36,6 +37,8 @@ export interface Service {
   lifecycle: Lifecycle;
   /** Whether the engine was made with a prefix cache. */
   prefixCache: boolean;
+  /** Publishes what the prefix cache holds, where that was asked for. */
+  kvEvents?: KvEventPublisher | undefined;
   version: string;
   /** Further models beside the first by name, each with an engine of its own: what `--compare` shows side by side. */
   variants?: ReadonlyMap<string, Variant> | undefined;

@@ -83,7 +83,9 @@ async function run(config: Case): Promise<{ outcomes: Outcome[]; engine: Engine;
     prefixCache: config.prefixCache,
     queueLimit: 1000,
     queueTokenLimit: 1_000_000,
+    cacheEventSeed: 'seed',
   });
+  const mirror = mirrorOf(engine);
   let broken: unknown = null;
   engine.on('step', () => {
     try {
@@ -134,7 +136,37 @@ async function run(config: Case): Promise<{ outcomes: Outcome[]; engine: Engine;
   const settled = await Promise.all(outcomes);
   for (let i = 0; i < 3; i++) await new Promise((resolve) => setImmediate(resolve));
   if (broken !== null) throw broken;
+  mirror.compare();
   return { outcomes: settled, engine, runner };
+}
+
+/** The prefix cache as one sees it who has its events alone. */
+function mirrorOf(engine: Engine) {
+  const held = new Map<string, string | null>();
+  let steps = 0;
+  const compare = () => {
+    const names = engine.cachedDigests().map((digest) => digest.toString('hex'));
+    expect(new Set(held.keys())).toEqual(new Set(names));
+    for (const parent of held.values()) if (parent !== null) expect(held.has(parent)).toBe(true);
+  };
+  engine.on('cache', (events) => {
+    for (const event of events) {
+      const names = event.digests.map((digest) => digest.toString('hex'));
+      if (event.type === 'removed') {
+        for (const name of names) if (!held.delete(name)) throw new Error('removed, and was never stored');
+        continue;
+      }
+      if (event.tokens.length !== 16 * names.length) throw new Error('tokens and blocks differ in number');
+      let parent = event.parent?.toString('hex') ?? null;
+      for (const name of names) {
+        if (held.has(name)) throw new Error('stored twice');
+        held.set(name, parent);
+        parent = name;
+      }
+    }
+    if (steps++ % 16 === 0) compare();
+  });
+  return { compare };
 }
 
 describe('Scheduler under random load', () => {

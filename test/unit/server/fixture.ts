@@ -262,6 +262,7 @@ export async function serve(
     engine?: Partial<EngineOptions>;
     runner?: Partial<RunnerInfo>;
     template?: null;
+    kvEvents?: Service['kvEvents'];
   } = {},
 ): Promise<Fixture> {
   const runner = new FakeRunner(script, options.runner);
@@ -278,6 +279,7 @@ export async function serve(
     engine,
     lifecycle: new Lifecycle(engine.maxNumSeqs + (options.engine?.queueLimit ?? 64)),
     prefixCache: true,
+    kvEvents: options.kvEvents,
     version: '0.0.0-test',
     model: {
       names: ['test-model', 'org/alias'],
