@@ -97,9 +97,8 @@ uint32_t alps(const SolveContext& context, const Pattern& pattern, double sparsi
   });
   times_symmetric(context, dense.data(), h, rows, n, g.data());
 
-  const DampedHessian unit(context.pool, context.ops, h, n, 0.0);
   float rho = 0.1f;
-  AlignedBuffer inverse = unit.inverse(rho);
+  AlignedBuffer inverse = ridge_inverse(context.pool, context.ops, h, n, rho);
   Mask before;
   uint32_t step = 0;
   const double weights = static_cast<double>(weight.size());
@@ -123,7 +122,7 @@ uint32_t alps(const SolveContext& context, const Pattern& pattern, double sparsi
     const double share = static_cast<double>(moved) / weights;
     if (moved == 0) break;
     rho *= share > 0.05 ? 1.3f : share > 0.0025 ? 1.2f : 1.1f;
-    inverse = unit.inverse(rho);
+    inverse = ridge_inverse(context.pool, context.ops, h, n, rho);
   }
   refit(context, h, dense, mask, kRefitSteps, d);
   share_rows(context.pool, rows, [&](uint32_t begin, uint32_t end) {

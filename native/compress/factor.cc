@@ -63,22 +63,63 @@ bool cholesky(ThreadPool& pool, const GemmOps& ops, size_t n, double* a) {
   return true;
 }
 
-void invert_lower(ThreadPool& pool, const GemmOps& ops, size_t n, const double* lower, double* inverse) {
-  std::fill_n(inverse, n * n, 0.0);
-  std::vector<double> product, block(kBlock * kBlock);
-  for (size_t k = 0; k < n; k += kBlock) {
-    const size_t width = std::min(kBlock, n - k);
-    invert_block(lower + k * n + k, width, n, block.data(), width);
-    for (size_t i = 0; i < width; ++i)
-      std::copy_n(block.data() + i * width, width, inverse + (k + i) * n + k);
-    if (k == 0) continue;
-    // Row block k of the inverse: -L_kk^-1 (L_k,0..k X_0..k).
-    product.resize(width * k);
-    multiply<double>(pool, ops, width, k, k, 1.0, {lower + k * n, n, 1}, {inverse, n, 1}, 0.0, product.data(),
-                     k);
-    multiply<double>(pool, ops, width, k, width, -1.0, {block.data(), width, 1}, {product.data(), k, 1}, 0.0,
-                     inverse + k * n, n);
+namespace {
+
+constexpr size_t kChunk = 512;  // of the side along which half of a triangular operand is zero and skipped
+
+// [n][n] within rows of `stride`, its upper part zero; scratch holds a quarter of it.
+void invert_halves(ThreadPool& pool, const GemmOps& ops, size_t n, size_t stride, double* a,
+                   double* scratch) {
+  if (n <= kBlock) {
+    invert_block(a, n, stride, scratch, n);
+    for (size_t i = 0; i < n; ++i) std::copy_n(scratch + i * n, n, a + i * stride);
+    return;
   }
+  const size_t n1 = (n / 2 + kBlock - 1) / kBlock * kBlock, n2 = n - n1;
+  double *b = a + n1 * stride, *c = b + n1;
+  invert_halves(pool, ops, n1, stride, a, scratch);
+  invert_halves(pool, ops, n2, stride, c, scratch);
+  for (size_t j = 0; j < n1; j += kChunk)
+    multiply<double>(pool, ops, n2, std::min(kChunk, n1 - j), n1 - j, 1.0, {b + j, stride, 1},
+                     {a + j * stride + j, stride, 1}, 0.0, scratch + j, n1);
+  for (size_t i = 0; i < n2; i += kChunk) {
+    const size_t rows = std::min(kChunk, n2 - i);
+    multiply<double>(pool, ops, rows, n1, i + rows, -1.0, {c + i * stride, stride, 1}, {scratch, n1, 1}, 0.0,
+                     b + i * stride, stride);
+  }
+}
+
+}  // namespace
+
+void invert_lower(ThreadPool& pool, const GemmOps& ops, size_t n, double* lower) {
+  for (size_t i = 0; i < n; ++i) std::fill_n(lower + i * n + i + 1, n - i - 1, 0.0);
+  const size_t half = std::max(kBlock, n / 2 + kBlock);
+  std::vector<double> scratch(half * half);
+  invert_halves(pool, ops, n, n, lower, scratch.data());
+}
+
+AlignedBuffer ridge_inverse(ThreadPool& pool, const GemmOps& ops, const float* h, size_t n, double ridge) {
+  AlignedBuffer lower(n * n * sizeof(double)), out(n * n * sizeof(float));
+  double* l = lower.as<double>();
+  for (size_t i = 0; i < n; ++i) {
+    std::copy_n(h + i * n, i + 1, l + i * n);
+    l[i * n + i] += ridge;
+  }
+  if (!cholesky(pool, ops, n, l))
+    throw Error(ErrorCode::corrupt_data, "its Hessian is not positive definite");
+  invert_lower(pool, ops, n, l);
+  // L^-T L^-1, a panel of columns at a time: above it and beside it, only the rows of L^-1 from the panel on count.
+  std::vector<double> panel(n * std::min(n, kChunk));
+  float* result = out.as<float>();
+  for (size_t j0 = 0; j0 < n; j0 += kChunk) {
+    const size_t width = std::min(kChunk, n - j0), rows = j0 + width;
+    multiply<double>(pool, ops, rows, width, n - j0, 1.0, {l + j0 * n, 1, n}, {l + j0 * n + j0, n, 1}, 0.0,
+                     panel.data(), width);
+    for (size_t i = 0; i < rows; ++i)
+      for (size_t j = std::max(i, j0); j < rows; ++j)
+        result[i * n + j] = result[j * n + i] = static_cast<float>(panel[i * width + j - j0]);
+  }
+  return out;
 }
 
 DampedHessian::DampedHessian(ThreadPool& pool, const GemmOps& ops, const float* h, uint32_t n, double damping)
@@ -92,8 +133,9 @@ DampedHessian::DampedHessian(ThreadPool& pool, const GemmOps& ops, const float* 
     dead_[i] = d == 0;
     mean += d / n;
   }
-  AlignedBuffer trial(size_t{n} * n * sizeof(double));
+  cholesky_ = AlignedBuffer(size_t{n} * n * sizeof(double));
   float* out = values_.as<float>();
+  double* reversed = cholesky_.as<double>();
   for (;; damping_ *= 10) {
     if (damping_ > 1e3)
       throw Error(ErrorCode::corrupt_data, "its Hessian is not positive definite, whatever is added");
@@ -101,52 +143,25 @@ DampedHessian::DampedHessian(ThreadPool& pool, const GemmOps& ops, const float* 
     for (uint32_t i = 0; i < n; ++i)
       out[size_t{i} * n + i] =
           static_cast<float>((dead_[i] ? 1.0 : double{h[size_t{i} * n + i]}) + damping_ * mean);
-    std::copy_n(out, size_t{n} * n, trial.as<double>());
-    if (cholesky(pool_, ops_, n, trial.as<double>())) return;
+    // With the order of rows and columns reversed, h = L L^T gives h^-1 = (J L^-1 J)^T (J L^-1 J), and J L^-1 J is upper: one
+    // factorization and one triangular inverse in place of SparseGPT's Cholesky, inverse and second Cholesky.
+    for (size_t i = 0; i < n; ++i)
+      for (size_t j = 0; j <= i; ++j) reversed[i * n + j] = out[(n - 1 - i) * n + (n - 1 - j)];
+    if (cholesky(pool_, ops_, n, reversed)) return;
   }
 }
 
 const float* DampedHessian::inverse_factor() {
   if (!factor_.empty()) return factor_.as<float>();
   const size_t n = n_;
-  AlignedBuffer lower(n * n * sizeof(double)), inverse(n * n * sizeof(double));
-  double* a = lower.as<double>();
-  // With the order of rows and columns reversed, h = L L^T gives h^-1 = (J L^-1 J)^T (J L^-1 J), and J L^-1 J is upper: one
-  // factorization and one triangular inverse in place of SparseGPT's Cholesky, inverse and second Cholesky.
-  const float* h = values();
-  for (size_t i = 0; i < n; ++i)
-    for (size_t j = 0; j < n; ++j) a[i * n + j] = h[(n - 1 - i) * n + (n - 1 - j)];
-  if (!cholesky(pool_, ops_, n, a))
-    throw Error(ErrorCode::internal, "a Hessian that was positive definite is not");
-  invert_lower(pool_, ops_, n, a, inverse.as<double>());
+  double* l = cholesky_.as<double>();
+  invert_lower(pool_, ops_, n, l);
   factor_ = AlignedBuffer(n * n * sizeof(float));
-  const double* l = inverse.as<double>();
   float* upper = factor_.as<float>();
   for (size_t i = 0; i < n; ++i)
     for (size_t j = i; j < n; ++j) upper[i * n + j] = static_cast<float>(l[(n - 1 - i) * n + (n - 1 - j)]);
+  cholesky_ = AlignedBuffer();
   return upper;
-}
-
-AlignedBuffer DampedHessian::inverse(double ridge) const {
-  const size_t n = n_;
-  AlignedBuffer lower(n * n * sizeof(double)), inverse(n * n * sizeof(double));
-  double* a = lower.as<double>();
-  std::copy_n(values(), n * n, a);
-  for (size_t i = 0; i < n; ++i) a[i * n + i] += ridge;
-  if (!cholesky(pool_, ops_, n, a))
-    throw Error(ErrorCode::internal, "a Hessian that was positive definite is not");
-  const double* l = inverse.as<double>();
-  invert_lower(pool_, ops_, n, a, inverse.as<double>());
-  // (L L^T)^-1 = L^-T L^-1, written over L.
-  multiply<double>(pool_, ops_, n, n, n, 1.0, {l, 1, n}, {l, n, 1}, 0.0, a, n, Part::upper);
-  AlignedBuffer out(n * n * sizeof(float));
-  float* result = out.as<float>();
-  for (size_t i = 0; i < n; ++i) {
-    for (size_t j = i; j < n; ++j) {
-      result[i * n + j] = result[j * n + i] = static_cast<float>(a[i * n + j]);
-    }
-  }
-  return out;
 }
 
 }  // namespace filigree

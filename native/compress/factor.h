@@ -13,12 +13,16 @@ namespace filigree {
 // not positive definite; then its contents are of no use.
 bool cholesky(ThreadPool& pool, const GemmOps& ops, size_t n, double* a);
 
-// inverse [n][n] = L^-1, lower, its upper part zero. L as cholesky() leaves it.
-void invert_lower(ThreadPool& pool, const GemmOps& ops, size_t n, const double* lower, double* inverse);
+// In place, L as cholesky() leaves it: L^-1, lower, its upper part zero. By halves: inv([A 0; B C]) = [A' 0; -C' B A' C'], nearly all
+// of it in large products.
+void invert_lower(ThreadPool& pool, const GemmOps& ops, size_t n, double* lower);
+
+// (h + ridge I)^-1 as f32, h [n][n] symmetric. Throws corrupt_data if that is not positive definite.
+AlignedBuffer ridge_inverse(ThreadPool& pool, const GemmOps& ops, const float* h, size_t n, double ridge);
 
 // What solvers need of a Hessian h [n][n]. `damping` times the mean of its diagonal is added to it; if that does not make it
 // positive definite, ten times as much, and so on. Columns with a zero diagonal (an input that is always zero) get 1 there.
-// Throws corrupt_data if h is not finite or no damping helps.
+// All matrices with the same input share one. Throws corrupt_data if h is not finite or no damping helps.
 class DampedHessian {
  public:
   DampedHessian(ThreadPool& pool, const GemmOps& ops, const float* h, uint32_t n, double damping);
@@ -30,8 +34,6 @@ class DampedHessian {
 
   // U, upper triangular with U^T U = (damped h)^-1, as SparseGPT's and GPTQ's column sweeps walk it. Computed once.
   const float* inverse_factor();
-  // (damped h + ridge I)^-1 as f32.
-  AlignedBuffer inverse(double ridge) const;
 
  private:
   ThreadPool& pool_;
@@ -40,6 +42,7 @@ class DampedHessian {
   double damping_;
   std::vector<bool> dead_;
   AlignedBuffer values_, factor_;
+  AlignedBuffer cholesky_;  // of the values in reversed order, f64, until factor_ is made of it
 };
 
 }  // namespace filigree

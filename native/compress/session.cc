@@ -146,16 +146,17 @@ LayerResult Session::compress_layer(const LayerOptions& options, const Progress&
     solves[i].sparsity = options.sparsity[i];
     measure = measure || (!options.skip[i] && needs_statistics(solves[i]));
   }
-  std::array<std::unique_ptr<Statistics>, 4> statistics;
+  std::array<SolveInput, 4> inputs;
   if (measure && calibration_->count == 0)
     throw Error(ErrorCode::invalid_argument, "this solver needs calibration text, and there is none");
   if (measure || dense_->count > 0) set_weights(layer);
-  if (measure) collect(statistics, progress);
+  if (measure) collect(inputs, progress);
   if (dense_->count > 0) advance(*dense_, nullptr, progress, "held-out");
   if (options.smooth > 0) {
-    smooth_inputs(options.smooth, *statistics[0], layer.attention_norm,
+    smooth_inputs(options.smooth, *inputs[0].statistics, layer.attention_norm,
                   {&layer.matrices[0], &layer.matrices[1], &layer.matrices[2]});
-    smooth_inputs(options.smooth, *statistics[2], layer.ffn_norm, {&layer.matrices[4], &layer.matrices[5]});
+    smooth_inputs(options.smooth, *inputs[2].statistics, layer.ffn_norm,
+                  {&layer.matrices[4], &layer.matrices[5]});
   }
 
   LayerResult result;
@@ -176,8 +177,7 @@ LayerResult Session::compress_layer(const LayerOptions& options, const Progress&
       report.zeros = static_cast<uint64_t>(std::count(m.data(), m.data() + m.size(), 0.0f));
       result.reports.push_back(report);
     } else {
-      const size_t input = kInputOf[i];
-      result.reports.push_back(solve(context, solves[i], statistics[input].get(), m, codes));
+      result.reports.push_back(solve(context, solves[i], inputs[kInputOf[i]], m, codes));
     }
     if (codes.bits == 0) {
       round_to_float_type(options.type, m.data(), m.size());
@@ -191,7 +191,7 @@ LayerResult Session::compress_layer(const LayerOptions& options, const Progress&
                     result.tensors);
       bias_at += m.rows;
     }
-    if (i + 1 == kLayerMatrices || kInputOf[i + 1] != kInputOf[i]) statistics[kInputOf[i]].reset();
+    if (i + 1 == kLayerMatrices || kInputOf[i + 1] != kInputOf[i]) inputs[kInputOf[i]] = {};
   }
   ++next_layer_;
   const bool last = next_layer_ == model_.config.layers;
@@ -222,19 +222,19 @@ Sensitivity Session::probe_layer(const LayerOptions& options) {
   begin_tracks();
   Layer layer = read_layer(next_layer_++, model());
   set_weights(layer);
-  std::array<std::unique_ptr<Statistics>, 4> statistics;
-  collect(statistics, {});
+  std::array<SolveInput, 4> inputs;
+  collect(inputs, {});
   if (next_layer_ < model_.config.layers) advance(*calibration_, nullptr, {}, "");
   Sensitivity out;
   const SolveContext context{pool_, ops_};
   for (size_t i = 0; i < kLayerMatrices; ++i) {
-    const Statistics& s = *statistics[kInputOf[i]];
-    out.outliers[i] = outlier_share(layer.matrices[i], s, 5.0);
+    SolveInput& input = inputs[kInputOf[i]];
+    out.outliers[i] = outlier_share(layer.matrices[i], *input.statistics, 5.0);
     SolveOptions solve_options = options.solve;
     solve_options.sparsity = options.sparsity[i];
     solve_options.bits = 0;
     Codes codes;
-    out.error[i] = solve(context, solve_options, &s, layer.matrices[i], codes).error;
+    out.error[i] = solve(context, solve_options, input, layer.matrices[i], codes).error;
   }
   return out;
 }

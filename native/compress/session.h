@@ -101,7 +101,7 @@ class Session {
   void embed(Track& track, const TokenWindows& windows, bool compressed);
   void begin_tracks();
   void advance(Track& track, const LayerTap* tap, const Progress& progress, const char* stage);
-  void collect(std::array<std::unique_ptr<Statistics>, 4>& statistics, const Progress& progress);
+  void collect(std::array<SolveInput, 4>& inputs, const Progress& progress);
   double negative_log_likelihood(Track& track, const TokenWindows& windows, bool compressed);
   void set_weights(Layer& layer);
 

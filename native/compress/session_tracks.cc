@@ -117,17 +117,17 @@ void Session::advance(Track& track, const LayerTap* tap, const Progress& progres
   }
 }
 
-void Session::collect(std::array<std::unique_ptr<Statistics>, 4>& statistics, const Progress& progress) {
+void Session::collect(std::array<SolveInput, 4>& inputs, const Progress& progress) {
   const ModelConfig& c = model_.config;
   const uint32_t widths[4] = {c.hidden, c.q_cols(), c.hidden, c.intermediate};
-  for (size_t i = 0; i < 4; ++i) statistics[i] = std::make_unique<Statistics>(widths[i]);
+  for (size_t i = 0; i < 4; ++i) inputs[i].statistics = std::make_unique<Statistics>(widths[i]);
   const auto gather = [&](TapPoint point, const float* x, size_t stride, uint32_t rows) {
-    statistics[static_cast<size_t>(point)]->add(pool_, ops_, x, stride, rows, options_.bf16);
+    inputs[static_cast<size_t>(point)].statistics->add(pool_, ops_, x, stride, rows, options_.bf16);
     return point != TapPoint::down;  // the dense layer's output is nobody's input
   };
   const LayerTap tap(gather);
   advance(*calibration_, &tap, progress, "statistics");
-  for (const auto& s : statistics) s->finish();
+  for (const SolveInput& input : inputs) input.statistics->finish();
 }
 
 // Mean over windows of the mean negative log-likelihood of a window's tokens but the first.

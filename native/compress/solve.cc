@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <optional>
 
 #include "base/status.h"
 #include "compress/alps.h"
@@ -42,14 +41,25 @@ constexpr int kRefinements = 6;
 
 using Clock = std::chrono::steady_clock;
 
-// |D X|^2 = tr(D H D^T) over the rows of D.
+// |D X|^2 = tr(D H D^T) over the rows of D, a panel of columns J at a time: D_J (2 sum over I before J of D_I H_IJ + D_J H_JJ).
 double output_energy(const SolveContext& context, const float* h, const DenseMatrix& d) {
-  DenseMatrix product("", d.rows, d.cols);
-  multiply<float>(context.pool, context.ops, d.rows, d.cols, d.cols, 1.0f, {d.data(), d.cols, 1},
-                  {h, d.cols, 1}, 0.0f, product.data(), d.cols);
-  double sum = 0;
-  for (size_t i = 0; i < d.size(); ++i) sum += double{product.data()[i]} * d.data()[i];
-  return sum;
+  constexpr uint32_t kPanel = 512;
+  const uint32_t n = d.cols;
+  DenseMatrix product("", d.rows, std::min(n, kPanel));
+  double total = 0;
+  for (uint32_t first = 0; first < n; first += kPanel) {
+    const uint32_t width = std::min(kPanel, n - first);
+    const auto add = [&](uint32_t from, uint32_t depth, float alpha, float beta) {
+      multiply<float>(context.pool, context.ops, d.rows, width, depth, alpha, {d.data() + from, n, 1},
+                      {h + size_t{from} * n + first, n, 1}, beta, product.data(), width);
+    };
+    add(first, width, 1.0f, 0.0f);
+    if (first > 0) add(0, first, 2.0f, 1.0f);
+    for (uint32_t r = 0; r < d.rows; ++r)
+      for (uint32_t c = 0; c < width; ++c)
+        total += double{product.data()[size_t{r} * width + c]} * d.row(r)[first + c];
+  }
+  return total;
 }
 
 double relative_error(const SolveContext& context, const float* h, const DenseMatrix& original,
@@ -102,9 +112,10 @@ void prune(const SolveContext& context, const SolveOptions& options, const Stati
 
 }  // namespace
 
-SolveReport solve(const SolveContext& context, const SolveOptions& options, const Statistics* statistics,
+SolveReport solve(const SolveContext& context, const SolveOptions& options, SolveInput& input,
                   DenseMatrix& weight, Codes& codes) {
   const auto started = Clock::now();
+  const Statistics* statistics = input.statistics.get();
   SolveReport report;
   report.name = weight.name;
   report.rows = weight.rows;
@@ -112,7 +123,7 @@ SolveReport solve(const SolveContext& context, const SolveOptions& options, cons
   const bool prunes = !options.keep_mask && options.sparsity > 0 && options.solver != Solver::none;
   const bool second_order = prunes && (options.solver == Solver::sparsegpt || options.solver == Solver::alps);
   const bool gptq = options.bits != 0 && options.rounding == Rounding::gptq;
-  std::optional<DampedHessian> hessian;
+  DampedHessian* hessian = nullptr;
   DenseMatrix original;
   double energy = 0;
   if (statistics != nullptr) {
@@ -121,10 +132,13 @@ SolveReport solve(const SolveContext& context, const SolveOptions& options, cons
     energy = output_energy(context, statistics->hessian(), weight);
     if (second_order || gptq) {
       try {
-        hessian.emplace(context.pool, context.ops, statistics->hessian(), weight.cols, options.damping);
+        if (!input.hessian)
+          input.hessian = std::make_unique<DampedHessian>(context.pool, context.ops, statistics->hessian(),
+                                                          weight.cols, options.damping);
       } catch (const Error& error) {
         throw Error(error.code(), "tensor " + weight.name + ": " + error.what());
       }
+      hessian = input.hessian.get();
       report.damping = hessian->damping();
       report.dead = static_cast<uint32_t>(std::count(hessian->dead().begin(), hessian->dead().end(), true));
     }
@@ -132,7 +146,7 @@ SolveReport solve(const SolveContext& context, const SolveOptions& options, cons
 
   Mask mask(weight.size(), 1);
   if (prunes) {
-    prune(context, options, statistics, hessian ? &*hessian : nullptr, weight, mask, report);
+    prune(context, options, statistics, hessian, weight, mask, report);
   } else {
     // Without pruning, a kept mask is the zeros that are there; a dense matrix has none worth keeping.
     for (size_t i = 0; options.keep_mask && i < mask.size(); ++i) mask[i] = weight.data()[i] != 0.0f;

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <memory>
 #include <string>
 
+#include "compress/factor.h"
 #include "compress/matrix.h"
 #include "compress/product.h"
 #include "compress/round.h"
@@ -46,10 +48,16 @@ struct SolveContext {
   const GemmOps& ops;
 };
 
-// Prunes and quantizes one matrix in place: its values become those of the codes. statistics may be null for a solver and a rounding
-// that need none (needs_statistics). Codes stay empty without quantization.
+// What matrices of one input share: its statistics (null for a solver and a rounding that need none: needs_statistics) and, from the
+// first matrix that wants them on, the Hessian with its factors. One damping for all of them.
+struct SolveInput {
+  std::unique_ptr<Statistics> statistics;
+  std::unique_ptr<DampedHessian> hessian;
+};
+
+// Prunes and quantizes one matrix in place: its values become those of the codes. Codes stay empty without quantization.
 // Throws corrupt_data for weights or statistics that are not finite.
-SolveReport solve(const SolveContext& context, const SolveOptions& options, const Statistics* statistics,
+SolveReport solve(const SolveContext& context, const SolveOptions& options, SolveInput& input,
                   DenseMatrix& weight, Codes& codes);
 
 // Share of the weights whose Wanda score |w_ij| |x_j| exceeds `times` the matrix's mean: the layer outlier distribution of OWL (Yin

@@ -55,6 +55,10 @@ Statistics statistics_of(ThreadPool& pool, const GemmOps& ops, const std::vector
   return s;
 }
 
+SolveInput input_of(ThreadPool& pool, const GemmOps& ops, const std::vector<float>& x, uint32_t n) {
+  return {std::make_unique<Statistics>(statistics_of(pool, ops, x, n)), nullptr};
+}
+
 double error_of(const float* h, const DenseMatrix& a, const DenseMatrix& b) {
   double sum = 0;
   for (uint32_t r = 0; r < a.rows; ++r) {
@@ -181,7 +185,7 @@ FILIGREE_ISA_TEST(inverse_factor_and_inverse_undo_the_hessian, kIsas) {
   DampedHessian h(pool, ops, s.hessian(), n, 0.01);
   check_near(h.damping(), 0.01, 0, "no more damping than asked");
   const float* u = h.inverse_factor();
-  const AlignedBuffer inverse = h.inverse(0.0);
+  const AlignedBuffer inverse = ridge_inverse(pool, ops, h.values(), n, 0.0);
   double worst = 0, worst_inverse = 0;
   for (uint32_t i = 0; i < n; ++i) {
     for (uint32_t j = 0; j < n; ++j) {
@@ -200,6 +204,64 @@ FILIGREE_ISA_TEST(inverse_factor_and_inverse_undo_the_hessian, kIsas) {
   }
   check(worst < 2e-3, "U^T U H = I");
   check(worst_inverse < 2e-3, "P H = I");
+}
+
+FILIGREE_TEST(factors_of_every_size_undo_the_hessian_on_random_vectors) {
+  Random random(14);
+  const GemmOps ops = select_gemm(detect_cpu());
+  ThreadPool pool(2);
+  // One element, one block, halves of halves, and more than a chunk on both sides of the middle.
+  for (const uint32_t n : {1u, 64u, 65u, 330u, 1100u}) {
+    // The covariance of a first-order autoregression, columns of several sizes: positive definite.
+    std::vector<float> h(size_t{n} * n);
+    for (uint32_t i = 0; i < n; ++i)
+      for (uint32_t j = 0; j < n; ++j)
+        h[size_t{i} * n + j] = std::pow(0.9f, std::fabs(static_cast<float>(i) - static_cast<float>(j))) *
+                               static_cast<float>((1 + i % 5) * (1 + j % 5));
+    DampedHessian damped(pool, ops, h.data(), n, 0.01);
+    const float* u = damped.inverse_factor();
+    const AlignedBuffer inverse = ridge_inverse(pool, ops, damped.values(), n, 0.5);
+    const auto times = [&](const float* m, const std::vector<double>& x, bool transposed) {
+      std::vector<double> y(n);
+      for (uint32_t i = 0; i < n; ++i)
+        for (uint32_t j = 0; j < n; ++j) y[i] += m[transposed ? size_t{j} * n + i : size_t{i} * n + j] * x[j];
+      return y;
+    };
+    for (int vector = 0; vector < 3; ++vector) {
+      std::vector<double> x(n);
+      for (double& value : x) value = random.normal();
+      const std::vector<double> back = times(damped.values(), times(u, times(u, x, false), true), false);
+      std::vector<double> ridged = times(inverse.as<float>(), x, false);
+      const std::vector<double> product = times(damped.values(), ridged, false);
+      for (uint32_t i = 0; i < n; ++i) {
+        check_near(back[i], x[i], 5e-3, "H U^T U x = x");
+        check_near(product[i] + 0.5 * ridged[i], x[i], 5e-3, "(H + ridge) P x = x");
+      }
+    }
+  }
+}
+
+FILIGREE_TEST(matrices_that_share_an_input_are_solved_as_if_alone) {
+  Random random(15);
+  ThreadPool pool(2);
+  const GemmOps ops = select_gemm(detect_cpu());
+  const uint32_t n = 160;
+  const std::vector<float> x = inputs_of(random, 500, n);
+  SolveInput shared = input_of(pool, ops, x, n);
+  for (const Solver solver : {Solver::sparsegpt, Solver::alps}) {
+    for (const uint32_t rows : {16u, 40u}) {
+      const DenseMatrix weight = matrix_of(random, rows, n);
+      SolveOptions options;
+      options.solver = solver;
+      options.bits = 4;
+      DenseMatrix together = copy_of(weight), alone = copy_of(weight);
+      Codes codes;
+      solve({pool, ops}, options, shared, together, codes);
+      SolveInput own = input_of(pool, ops, x, n);
+      solve({pool, ops}, options, own, alone, codes);
+      check(std::equal(alone.data(), alone.data() + alone.size(), together.data()), "the same weights");
+    }
+  }
 }
 
 FILIGREE_TEST(a_hessian_that_is_not_positive_definite_gets_more_damping_or_a_clear_error) {
@@ -224,7 +286,7 @@ FILIGREE_ISA_TEST(sparsegpt_is_the_paper_s_algorithm, kIsas) {
   const Statistics s = statistics_of(pool, ops, inputs_of(random, 600, n), n);
   DenseMatrix weight = matrix_of(random, 12, n);
   DampedHessian h(pool, ops, s.hessian(), n, 0.01);
-  const AlignedBuffer inverse = h.inverse(0.0);
+  const AlignedBuffer inverse = ridge_inverse(pool, ops, h.values(), n, 0.0);
   const std::vector<double> start(inverse.as<float>(), inverse.as<float>() + size_t{n} * n);
   const DenseMatrix expected = plain_sparsegpt(weight, start, 2, 4);
   Mask mask;
@@ -238,7 +300,8 @@ FILIGREE_TEST(solvers_rank_as_their_papers_say_and_keep_their_pattern) {
   ThreadPool pool(2);
   const GemmOps ops = select_gemm(detect_cpu());
   const uint32_t rows = 48, n = 192;
-  const Statistics s = statistics_of(pool, ops, inputs_of(random, 1200, n), n);
+  SolveInput input = input_of(pool, ops, inputs_of(random, 1200, n), n);
+  const Statistics& s = *input.statistics;
   const DenseMatrix weight = matrix_of(random, rows, n);
   struct Case {
     Pattern pattern;
@@ -253,7 +316,7 @@ FILIGREE_TEST(solvers_rank_as_their_papers_say_and_keep_their_pattern) {
       options.sparsity = c.sparsity;
       DenseMatrix w = copy_of(weight);
       Codes codes;
-      const SolveReport report = solve({pool, ops}, options, &s, w, codes);
+      const SolveReport report = solve({pool, ops}, options, input, w, codes);
       errors[i] = error_of(s.hessian(), w, weight);
       check_near(static_cast<double>(zeros_of(w)) / static_cast<double>(w.size()), c.sparsity, 0.01, "zeros");
       check_near(report.error * error_of(s.hessian(), weight, DenseMatrix("", rows, n)), errors[i],
@@ -278,7 +341,8 @@ FILIGREE_TEST(gptq_beats_nearest_and_leaves_zeros_alone) {
   ThreadPool pool(2);
   const GemmOps ops = select_gemm(detect_cpu());
   const uint32_t rows = 32, n = 200;  // a last group of 8
-  const Statistics s = statistics_of(pool, ops, inputs_of(random, 900, n), n);
+  SolveInput input = input_of(pool, ops, inputs_of(random, 900, n), n);
+  const Statistics& s = *input.statistics;
   DenseMatrix sparse = matrix_of(random, rows, n);
   for (size_t i = 0; i < sparse.size(); i += 2) sparse.data()[i] = 0;
   for (const int bits : {8, 4}) {
@@ -290,7 +354,7 @@ FILIGREE_TEST(gptq_beats_nearest_and_leaves_zeros_alone) {
       options.rounding = rounding;
       DenseMatrix w = copy_of(sparse);
       Codes codes;
-      solve({pool, ops}, options, &s, w, codes);
+      solve({pool, ops}, options, input, w, codes);
       for (size_t i = 0; i < w.size(); ++i) check(sparse.data()[i] != 0 || w.data()[i] == 0, "zero stays");
       const uint32_t groups = group_count(n, codes.group);
       for (uint32_t r = 0; r < rows; ++r)
@@ -340,19 +404,19 @@ FILIGREE_TEST(a_matrix_of_zeros_and_one_whose_inputs_are_zero_are_solved) {
   const GemmOps ops = select_gemm({});
   Random random(10);
   const uint32_t n = 64;
-  Statistics silent(n);
-  silent.finish();
-  const Statistics s = statistics_of(pool, ops, inputs_of(random, 100, n), n);
+  SolveInput silent{std::make_unique<Statistics>(n), nullptr};
+  silent.statistics->finish();
+  SolveInput input = input_of(pool, ops, inputs_of(random, 100, n), n);
   for (const Solver solver : {Solver::wanda, Solver::sparsegpt, Solver::alps}) {
     SolveOptions options;
     options.solver = solver;
     options.bits = 4;
     Codes codes;
     DenseMatrix zero("z.weight", 8, n);
-    solve({pool, ops}, options, &s, zero, codes);
+    solve({pool, ops}, options, input, zero, codes);
     check_equal(zeros_of(zero), uint64_t{8 * n}, "zeros");
     DenseMatrix weight = matrix_of(random, 8, n);
-    const SolveReport report = solve({pool, ops}, options, &silent, weight, codes);
+    const SolveReport report = solve({pool, ops}, options, silent, weight, codes);
     check_equal(report.dead, n, "dead columns are counted");
     check(std::all_of(weight.data(), weight.data() + weight.size(), [](float x) { return std::isfinite(x); }),
           "finite");
