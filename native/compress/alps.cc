@@ -9,8 +9,9 @@
 namespace filigree {
 namespace {
 
-constexpr uint32_t kMostSteps = 300;
-constexpr int kRefitSteps = 20;
+constexpr uint32_t kStepsPerRho = 6;
+constexpr float kRelaxation = 1.5f;
+constexpr int kRefitSteps = 10;
 
 void times_symmetric(const SolveContext& context, const float* a, const float* h, uint32_t rows, uint32_t n,
                      float* out) {
@@ -71,65 +72,75 @@ void refit(const SolveContext& context, const float* h, const DenseMatrix& targe
   }
 }
 
-uint32_t alps(const SolveContext& context, const Pattern& pattern, double sparsity,
-              const DampedHessian& hessian, DenseMatrix& weight, Mask& mask) {
-  const uint32_t rows = weight.rows, n = weight.cols;
-  // Columns scaled so that H has a unit diagonal: the projection then weighs a weight by its input's size, as Wanda does.
-  std::vector<float> scale(n);
-  AlignedBuffer scaled(size_t{n} * n * sizeof(float));
-  float* h = scaled.as<float>();
-  for (uint32_t c = 0; c < n; ++c) scale[c] = std::sqrt(hessian.values()[size_t{c} * n + c]);
-  share_rows(context.pool, n, [&](uint32_t begin, uint32_t end) {
+AdmmFactors::AdmmFactors(const SolveContext& context, const DampedHessian& hessian, bool keep_all)
+    : n_(hessian.size()),
+      keep_all_(keep_all),
+      scale_(n_),
+      dead_(hessian.dead()),
+      h_(size_t{n_} * n_ * sizeof(float)) {
+  const float* from = hessian.values();
+  float* to = h_.as<float>();
+  for (uint32_t c = 0; c < n_; ++c) scale_[c] = std::sqrt(from[size_t{c} * n_ + c]);
+  share_rows(context.pool, n_, [&](uint32_t begin, uint32_t end) {
     for (uint32_t i = begin; i < end; ++i)
-      for (uint32_t j = 0; j < n; ++j)
-        h[size_t{i} * n + j] = hessian.values()[size_t{i} * n + j] / (scale[i] * scale[j]);
+      for (uint32_t j = 0; j < n_; ++j)
+        to[size_t{i} * n_ + j] = from[size_t{i} * n_ + j] / (scale_[i] * scale_[j]);
   });
+}
+
+const float* AdmmFactors::inverse(const SolveContext& context, size_t i) {
+  if (inverses_[i].empty()) {
+    if (!keep_all_)
+      for (AlignedBuffer& other : inverses_) other = AlignedBuffer();
+    inverses_[i] = ridge_inverse(context.pool, context.ops, h(), n_, kRho[i]);
+  }
+  return inverses_[i].as<float>();
+}
+
+uint32_t alps(const SolveContext& context, const Pattern& pattern, double sparsity, AdmmFactors& factors,
+              DenseMatrix& weight, Mask& mask) {
+  const uint32_t rows = weight.rows, n = weight.cols;
+  const std::vector<float>& scale = factors.scale();
   const auto each = [&](auto work) {
     share_rows(context.pool, rows, [&](uint32_t begin, uint32_t end) {
       for (size_t i = size_t{begin} * n; i < size_t{end} * n; ++i) work(i);
     });
   };
-  DenseMatrix dense("", rows, n), g("", rows, n), v("", rows, n), d("", rows, n), b("", rows, n),
+  DenseMatrix target("", rows, n), g("", rows, n), v("", rows, n), d("", rows, n), b("", rows, n),
       r("", rows, n);
   share_rows(context.pool, rows, [&](uint32_t begin, uint32_t end) {
     for (uint32_t row = begin; row < end; ++row)
-      for (uint32_t c = 0; c < n; ++c) dense.row(row)[c] = d.row(row)[c] = weight.row(row)[c] * scale[c];
+      for (uint32_t c = 0; c < n; ++c) target.row(row)[c] = d.row(row)[c] = weight.row(row)[c] * scale[c];
   });
-  times_symmetric(context, dense.data(), h, rows, n, g.data());
+  times_symmetric(context, target.data(), factors.h(), rows, n, g.data());
 
-  float rho = 0.1f;
-  AlignedBuffer inverse = ridge_inverse(context.pool, context.ops, h, n, rho);
-  Mask before;
-  uint32_t step = 0;
-  const double weights = static_cast<double>(weight.size());
-  mask.assign(weight.size(), 1);
-  for (; step < kMostSteps; ++step) {
-    each([&](size_t i) { r.data()[i] = g.data()[i] - v.data()[i] + rho * d.data()[i]; });
-    times_symmetric(context, r.data(), inverse.as<float>(), rows, n, b.data());
-    each([&](size_t i) {
-      d.data()[i] = b.data()[i] + v.data()[i] / rho;
-      r.data()[i] = d.data()[i] * d.data()[i];
-    });
-    if (step % 3 == 0) before = mask;
-    choose_mask(context.pool, pattern, sparsity, r.data(), rows, n, hessian.dead(), mask);
-    each([&](size_t i) {
-      if (!mask[i]) d.data()[i] = 0;
-      v.data()[i] += rho * (b.data()[i] - d.data()[i]);
-    });
-    if (step % 3 != 2) continue;
-    uint64_t moved = 0;
-    for (size_t i = 0; i < mask.size(); ++i) moved += mask[i] != before[i];
-    const double share = static_cast<double>(moved) / weights;
-    if (moved == 0) break;
-    rho *= share > 0.05 ? 1.3f : share > 0.0025 ? 1.2f : 1.1f;
-    inverse = ridge_inverse(context.pool, context.ops, h, n, rho);
+  uint32_t steps = 0;
+  for (size_t stage = 0; stage < std::size(AdmmFactors::kRho); ++stage) {
+    const float rho = AdmmFactors::kRho[stage];
+    const float* inverse = factors.inverse(context, stage);
+    for (uint32_t i = 0; i < kStepsPerRho; ++i, ++steps) {
+      each([&](size_t at) { r.data()[at] = g.data()[at] - v.data()[at] + rho * d.data()[at]; });
+      times_symmetric(context, r.data(), inverse, rows, n, b.data());
+      each([&](size_t at) {
+        float& relaxed = b.data()[at];
+        relaxed = kRelaxation * relaxed + (1.0f - kRelaxation) * d.data()[at];
+        const float next = relaxed + v.data()[at] / rho;
+        d.data()[at] = next;
+        r.data()[at] = next * next;
+      });
+      choose_mask(context.pool, pattern, sparsity, r.data(), rows, n, factors.dead(), mask);
+      each([&](size_t at) {
+        if (!mask[at]) d.data()[at] = 0;
+        v.data()[at] += rho * (b.data()[at] - d.data()[at]);
+      });
+    }
   }
-  refit(context, h, dense, mask, kRefitSteps, d);
+  refit(context, factors.h(), target, mask, kRefitSteps, d);
   share_rows(context.pool, rows, [&](uint32_t begin, uint32_t end) {
     for (uint32_t row = begin; row < end; ++row)
       for (uint32_t c = 0; c < n; ++c) weight.row(row)[c] = d.row(row)[c] / scale[c];
   });
-  return step;
+  return steps;
 }
 
 }  // namespace filigree

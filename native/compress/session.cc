@@ -17,7 +17,8 @@ uint32_t columns_of(const ModelConfig& c, size_t input) {
 }
 
 // Bytes of the largest layer's work, beside hidden states: values, packed weights, codes and encoded output, statistics, and the
-// solver's matrices (a factor and its inverse in f64; six copies of the widest weight where ADMM runs).
+// solver's matrices (the damped Hessian, its factor in f64, an inverse, and once more scaled where ADMM runs, which keeps five inverses
+// of what several matrices read; six copies of the widest weight).
 uint64_t estimate_layer_bytes(const ModelConfig& c, bool bf16) {
   uint64_t weights = 0, widest = 0, grams = 0, largest_gram = 0;
   const uint64_t shapes[kLayerMatrices][2] = {{c.q_cols(), c.hidden},     {c.kv_cols(), c.hidden},
@@ -33,7 +34,8 @@ uint64_t estimate_layer_bytes(const ModelConfig& c, bool bf16) {
     grams += n * n * 4;
     largest_gram = std::max(largest_gram, n * n);
   }
-  return weights * (4 + (bf16 ? 2 : 4) + 4) + grams + largest_gram * 24 + widest * 24;
+  return weights * (4 + (bf16 ? 2 : 4) + 4) + grams + largest_gram * 36 + uint64_t{c.hidden} * c.hidden * 20 +
+         widest * 24;
 }
 
 void require_finite(const DenseMatrix& m) {

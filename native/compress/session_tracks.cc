@@ -120,7 +120,8 @@ void Session::advance(Track& track, const LayerTap* tap, const Progress& progres
 void Session::collect(std::array<SolveInput, 4>& inputs, const Progress& progress) {
   const ModelConfig& c = model_.config;
   const uint32_t widths[4] = {c.hidden, c.q_cols(), c.hidden, c.intermediate};
-  for (size_t i = 0; i < 4; ++i) inputs[i].statistics = std::make_unique<Statistics>(widths[i]);
+  for (size_t i = 0; i < 4; ++i)
+    inputs[i] = SolveInput(std::make_unique<Statistics>(widths[i]), i % 2 == 0);  // q k v; gate up
   const auto gather = [&](TapPoint point, const float* x, size_t stride, uint32_t rows) {
     inputs[static_cast<size_t>(point)].statistics->add(pool_, ops_, x, stride, rows, options_.bf16);
     return point != TapPoint::down;  // the dense layer's output is nobody's input

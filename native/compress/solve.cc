@@ -14,6 +14,13 @@
 
 namespace filigree {
 
+SolveInput::SolveInput() = default;
+SolveInput::SolveInput(std::unique_ptr<Statistics> of, bool several)
+    : statistics(std::move(of)), several(several) {}
+SolveInput::SolveInput(SolveInput&&) noexcept = default;
+SolveInput& SolveInput::operator=(SolveInput&&) noexcept = default;
+SolveInput::~SolveInput() = default;
+
 double outlier_share(const DenseMatrix& weight, const Statistics& statistics, double times) {
   std::vector<float> norms(weight.cols);
   for (uint32_t c = 0; c < weight.cols; ++c)
@@ -83,8 +90,8 @@ void magnitude_scores(const SolveContext& context, const DenseMatrix& weight, co
   });
 }
 
-void prune(const SolveContext& context, const SolveOptions& options, const Statistics* statistics,
-           DampedHessian* hessian, DenseMatrix& weight, Mask& mask, SolveReport& report) {
+void prune(const SolveContext& context, const SolveOptions& options, SolveInput& input, DenseMatrix& weight,
+           Mask& mask, SolveReport& report) {
   std::vector<float> scores;
   static const std::vector<bool> kNoneDead;
   switch (options.solver) {
@@ -96,15 +103,16 @@ void prune(const SolveContext& context, const SolveOptions& options, const Stati
                   kNoneDead, mask);
       break;
     case Solver::wanda:
-      magnitude_scores(context, weight, statistics, scores);
+      magnitude_scores(context, weight, input.statistics.get(), scores);
       choose_mask_by_row(context.pool, options.pattern, options.sparsity, scores.data(), weight.rows,
                          weight.cols, kNoneDead, mask);
       break;
     case Solver::sparsegpt:
-      sweep_prune(context, options.pattern, options.sparsity, *hessian, weight, mask);
+      sweep_prune(context, options.pattern, options.sparsity, *input.hessian, weight, mask);
       break;
     case Solver::alps:
-      report.iterations = alps(context, options.pattern, options.sparsity, *hessian, weight, mask);
+      if (!input.admm) input.admm = std::make_unique<AdmmFactors>(context, *input.hessian, input.several);
+      report.iterations = alps(context, options.pattern, options.sparsity, *input.admm, weight, mask);
       break;
   }
   apply_mask(context.pool, mask, weight);
@@ -146,7 +154,7 @@ SolveReport solve(const SolveContext& context, const SolveOptions& options, Solv
 
   Mask mask(weight.size(), 1);
   if (prunes) {
-    prune(context, options, statistics, hessian, weight, mask, report);
+    prune(context, options, input, weight, mask, report);
   } else {
     // Without pruning, a kept mask is the zeros that are there; a dense matrix has none worth keeping.
     for (size_t i = 0; options.keep_mask && i < mask.size(); ++i) mask[i] = weight.data()[i] != 0.0f;

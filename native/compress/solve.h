@@ -48,11 +48,21 @@ struct SolveContext {
   const GemmOps& ops;
 };
 
+class AdmmFactors;
+
 // What matrices of one input share: its statistics (null for a solver and a rounding that need none: needs_statistics) and, from the
 // first matrix that wants them on, the Hessian with its factors. One damping for all of them.
 struct SolveInput {
+  SolveInput();
+  explicit SolveInput(std::unique_ptr<Statistics> of, bool several = false);
+  SolveInput(SolveInput&&) noexcept;
+  SolveInput& operator=(SolveInput&&) noexcept;
+  ~SolveInput();
+
   std::unique_ptr<Statistics> statistics;
+  bool several = false;  // more than one matrix: factors are worth keeping
   std::unique_ptr<DampedHessian> hessian;
+  std::unique_ptr<AdmmFactors> admm;
 };
 
 // Prunes and quantizes one matrix in place: its values become those of the codes. Codes stay empty without quantization.

@@ -56,7 +56,7 @@ Statistics statistics_of(ThreadPool& pool, const GemmOps& ops, const std::vector
 }
 
 SolveInput input_of(ThreadPool& pool, const GemmOps& ops, const std::vector<float>& x, uint32_t n) {
-  return {std::make_unique<Statistics>(statistics_of(pool, ops, x, n)), nullptr};
+  return SolveInput(std::make_unique<Statistics>(statistics_of(pool, ops, x, n)), true);
 }
 
 double error_of(const float* h, const DenseMatrix& a, const DenseMatrix& b) {
@@ -404,7 +404,7 @@ FILIGREE_TEST(a_matrix_of_zeros_and_one_whose_inputs_are_zero_are_solved) {
   const GemmOps ops = select_gemm({});
   Random random(10);
   const uint32_t n = 64;
-  SolveInput silent{std::make_unique<Statistics>(n), nullptr};
+  SolveInput silent(std::make_unique<Statistics>(n));
   silent.statistics->finish();
   SolveInput input = input_of(pool, ops, inputs_of(random, 100, n), n);
   for (const Solver solver : {Solver::wanda, Solver::sparsegpt, Solver::alps}) {
