@@ -9,7 +9,8 @@
 namespace filigree {
 namespace {
 
-// A panel of b (kDepth x tile columns) stays in the first cache, a block of a (kRows x kDepth) in the second.
+// A panel of b (kDepth x tile columns) stays in the first cache, a block of a (kRows x kDepth, twice that where there are rows enough
+// for every thread) in the second.
 constexpr size_t kDepth = 192, kRows = 144, kCols = 512;
 
 // One number of an operand as the tiles want it; bf16 tiles take two neighbours along k together.
@@ -41,7 +42,11 @@ void pack_panels(const T* data, size_t deep, size_t wide, size_t depth, size_t e
           for (size_t i = 0; i < width; ++i) to[i * kTogether] = 0;
           continue;
         }
-        for (size_t i = 0; i < have; ++i) to[i * kTogether] = Form::convert(from[i * wide]);
+        if (wide == 1) {  // as a loop of its own it becomes vector moves
+          for (size_t i = 0; i < have; ++i) to[i * kTogether] = Form::convert(from[i]);
+        } else {
+          for (size_t i = 0; i < have; ++i) to[i * kTogether] = Form::convert(from[i * wide]);
+        }
         for (size_t i = have; i < width; ++i) to[i * kTogether] = 0;
       }
     }
@@ -57,16 +62,19 @@ template <class Form, class T, class Tile>
 void blocked(ThreadPool& pool, const Tile& tile, size_t m, size_t n, size_t k, T alpha, Operand<T> a,
              Operand<T> b, T beta, T* c, size_t ldc, Part part) {
   using Packed = typename Form::Packed;
-  const size_t row_blocks = (m + kRows - 1) / kRows, col_blocks = (n + kCols - 1) / kCols;
+  const size_t col_blocks = (n + kCols - 1) / kCols;
+  const auto blocks_of = [&](size_t step) { return (m + step - 1) / step; };
+  const bool plenty = blocks_of(2 * kRows) * col_blocks >= 2 * static_cast<size_t>(pool.size());
+  const size_t row_step = plenty ? 2 * kRows : kRows, row_blocks = blocks_of(row_step);
   std::atomic<size_t> next{0};
   const auto job = [&](int, int) {
     const auto whole = [](size_t extent, size_t width) { return (extent + width - 1) / width * width; };
-    std::vector<Packed> left(whole(std::min(m, kRows), tile.rows) * kDepth),
+    std::vector<Packed> left(whole(std::min(m, row_step), tile.rows) * kDepth),
         right(whole(std::min(n, kCols), tile.cols) * kDepth);
     T sums[kMaxGemmTile];
     for (size_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < row_blocks * col_blocks;) {
-      const size_t row = task / col_blocks * kRows, col = task % col_blocks * kCols;
-      const size_t rows = std::min(kRows, m - row), cols = std::min(kCols, n - col);
+      const size_t row = task / col_blocks * row_step, col = task % col_blocks * kCols;
+      const size_t rows = std::min(row_step, m - row), cols = std::min(kCols, n - col);
       if (beyond(part, row, rows, col, cols)) continue;
       for (size_t p = 0; p < k; p += kDepth) {
         const size_t depth = std::min(kDepth, k - p);
