@@ -257,7 +257,7 @@ Examples:
     .option('--pattern <pattern>', 'unstructured, N:M (2:4) or 1xB (1x4)')
     .option('--solver <name>', 'magnitude, wanda, sparsegpt, alps or none (alps)')
     .option('--allocation <name>', 'uniform, owl or sensitivity (uniform)')
-    .option('--keep-mask', 'keep the zeros that are there, make no others')
+    .option('--keep-mask [model]', 'keep the zeros that are there, or those of another model; make no others')
     .option('--quantize <format>', 'none, i8 (one scale a row) or i4 (none)')
     .option('--group <n>', 'i4: columns that share a scale, 32 or 128 (32)', whole(1))
     .option('--rounding <name>', 'gptq; nearest or search for a model trained for that rule (gptq)')

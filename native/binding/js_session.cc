@@ -1,5 +1,7 @@
 #include "binding/js_session.h"
 
+#include "binding/js_config.h"
+
 namespace filigree::js {
 namespace {
 
@@ -67,6 +69,7 @@ SessionOptions session_options(const Field& options) {
   out.calibration = windows(options["calibration"]);
   out.held_out = windows(options["heldOut"]);
   out.judge_original = options["judgeOriginal"].boolean_or(true);
+  if (!options["mask"].absent()) out.mask = model_description(options["mask"]);
   return out;
 }
 

@@ -50,7 +50,9 @@ void HiddenStore::store() {
     const ssize_t put =
         ::pwrite(fd_, memory_.data() + done, bytes - done, static_cast<off_t>(first_ * row_bytes_ + done));
     if (put < 0 && errno == EINTR) continue;
-    if (put < 0) throw Error(ErrorCode::io, "Cannot write " + path_ + ": " + std::strerror(errno));
+    if (put < 0)
+      throw Error(ErrorCode::io, "Cannot write the hidden states that do not fit in memory to " + path_ +
+                                     ": " + std::strerror(errno));
     done += static_cast<size_t>(put);
   }
 }

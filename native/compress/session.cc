@@ -57,6 +57,8 @@ Session::Session(const ModelDescription& model, SessionOptions options)
       ops_(select_gemm(cpu_)) {
   validate(model_.config);
   for (const std::string& path : model_.files) files_.push_back(File::open(path));
+  if (options_.mask)
+    for (const std::string& path : options_.mask->files) mask_files_.push_back(File::open(path));
   const ModelConfig& c = model_.config;
   for (const TokenWindows* windows : {&options_.calibration, &options_.held_out}) {
     for (const int32_t id : windows->ids) {
@@ -138,6 +140,17 @@ void Session::set_weights(Layer& layer) {
   runner_->set_weights(v);
 }
 
+Mask Session::zeros_of_other(const DenseMatrix& matrix) const {
+  const DenseMatrix other = Source{options_.mask->tensors, mask_files_}.matrix(matrix.name);
+  if (other.rows != matrix.rows || other.cols != matrix.cols)
+    throw Error(ErrorCode::invalid_argument,
+                "tensor " + matrix.name + " has another shape in the model that the mask comes from (" +
+                    std::to_string(other.rows) + " x " + std::to_string(other.cols) + ")");
+  Mask mask(other.size());
+  for (size_t i = 0; i < mask.size(); ++i) mask[i] = other.data()[i] != 0.0f;
+  return mask;
+}
+
 LayerResult Session::compress_layer(const LayerOptions& options, const Progress& progress) {
   begin_tracks();
   Layer layer = read_layer(next_layer_, model());
@@ -179,6 +192,11 @@ LayerResult Session::compress_layer(const LayerOptions& options, const Progress&
       report.zeros = static_cast<uint64_t>(std::count(m.data(), m.data() + m.size(), 0.0f));
       result.reports.push_back(report);
     } else {
+      Mask others;
+      if (solves[i].keep_mask && options_.mask) {
+        others = zeros_of_other(m);
+        solves[i].mask = &others;
+      }
       result.reports.push_back(solve(context, solves[i], inputs[kInputOf[i]], m, codes));
     }
     if (codes.bits == 0) {
@@ -199,7 +217,7 @@ LayerResult Session::compress_layer(const LayerOptions& options, const Progress&
   const bool last = next_layer_ == model_.config.layers;
   if ((!last && calibration_->count > 0) || sparse_->count > 0) set_weights(layer);
   if (!last) advance(*calibration_, nullptr, progress, "through the compressed layer");
-  advance(*sparse_, nullptr, progress, "held-out");
+  advance(*sparse_, nullptr, progress, "held-out, compressed");
   return result;
 }
 

@@ -26,8 +26,9 @@ struct SessionOptions {
   uint64_t memory = 0;       // bytes to stay within where that is possible; 0 = no bound
   std::string spill_folder;  // for hidden states that do not fit
   TokenWindows calibration;
-  TokenWindows held_out;       // judged before and after, as it goes along
-  bool judge_original = true;  // also before
+  TokenWindows held_out;                 // judged before and after, as it goes along
+  bool judge_original = true;            // also before
+  std::optional<ModelDescription> mask;  // a model of the same shape whose zeros `keep_mask` takes over
 };
 
 inline constexpr size_t kLayerMatrices = 7;  // q k v o gate up down
@@ -104,13 +105,14 @@ class Session {
   void collect(std::array<SolveInput, 4>& inputs, const Progress& progress);
   double negative_log_likelihood(Track& track, const TokenWindows& windows, bool compressed);
   void set_weights(Layer& layer);
+  Mask zeros_of_other(const DenseMatrix& matrix) const;  // of options_.mask
 
   ModelDescription model_;
   SessionOptions options_;
   CpuFeatures cpu_;
   ThreadPool pool_;
   GemmOps ops_;
-  std::vector<File> files_;
+  std::vector<File> files_, mask_files_;
   std::unique_ptr<LayerRunner> runner_;
   std::unique_ptr<Track> calibration_, dense_, sparse_;
   VocabularyRounding embedding_, head_;

@@ -155,6 +155,9 @@ SolveReport solve(const SolveContext& context, const SolveOptions& options, Solv
   Mask mask(weight.size(), 1);
   if (prunes) {
     prune(context, options, input, weight, mask, report);
+  } else if (options.keep_mask && options.mask != nullptr) {
+    mask = *options.mask;
+    apply_mask(context.pool, mask, weight);
   } else {
     // Without pruning, a kept mask is the zeros that are there; a dense matrix has none worth keeping.
     for (size_t i = 0; options.keep_mask && i < mask.size(); ++i) mask[i] = weight.data()[i] != 0.0f;

@@ -23,11 +23,12 @@ struct Pattern {
 struct SolveOptions {
   Solver solver = Solver::sparsegpt;
   Pattern pattern;
-  double sparsity = 0.5;   // share of zeros; decided by the pattern where that is N:M
-  bool keep_mask = false;  // the matrix's own zeros stay, no others are made by pruning
-  double damping = 0.01;   // share of the Hessian's mean diagonal that is added to it
-  int bits = 0;            // 0, 8 or 4
-  uint32_t group = 32;     // columns that share a scale, 4 bits only
+  double sparsity = 0.5;       // share of zeros; decided by the pattern where that is N:M
+  bool keep_mask = false;      // the matrix's own zeros stay, no others are made by pruning
+  const Mask* mask = nullptr;  // with keep_mask: another matrix's zeros, taken over
+  double damping = 0.01;       // share of the Hessian's mean diagonal that is added to it
+  int bits = 0;                // 0, 8 or 4
+  uint32_t group = 32;         // columns that share a scale, 4 bits only
   Rounding rounding = Rounding::gptq;
 };
 

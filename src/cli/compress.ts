@@ -93,6 +93,7 @@ export async function compressCommand(model: string | undefined, flags: Compress
   const given = Object.fromEntries(
     Object.entries(flags).filter(([key, value]) => !NOT_RECIPE.has(key) && value !== undefined),
   );
+  if (typeof given.keepMask === 'string') Object.assign(given, { keepMask: true, mask: given.keepMask });
   const fromFile = flags.recipe === undefined ? {} : await readRecipe(flags.recipe);
   completeRecipe(fromFile, `--recipe ${flags.recipe}`);
   const recipe = completeRecipe({ ...fromFile, ...given }, 'compress');

@@ -53,7 +53,6 @@ export async function allocate(
   config: ModelConfig,
   recipe: Recipe,
   options: NativeLayerOptions,
-  skip: (name: string) => boolean,
   onProgress: (share: number) => void,
 ): Promise<number[][]> {
   const sizes = matrixSizes(config);
@@ -73,7 +72,6 @@ export async function allocate(
           layers.map(({ error }) => error),
           recipe.sparsity,
         );
-  void skip;
   const flat = toBudget(
     wanted.flat(),
     wanted.flatMap(() => sizes),

@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { groupTensors } from '../model/compressed-tensors.js';
+import { openModel, resolveModel } from '../model/index.js';
 import type { ModelManifest } from '../model/manifest.js';
 import { ReadableFile } from '../model/model-file.js';
 import { readSafetensors } from '../model/safetensors.js';
@@ -90,9 +91,10 @@ export async function compress(manifest: ModelManifest, options: CompressOptions
   const bf16 = await usesBf16(recipe, options.isa);
   const known = heldOut && new KnownPerplexity(manifest.sourceKey, heldOut, bf16);
   const before = known?.read() ?? null;
+  const mask = recipe.mask === null ? null : await openModel(await resolveModel(recipe.mask));
   const work = WorkFolder.open(
     options.out,
-    fingerprint(manifest, recipe, bf16, calibration, heldOut),
+    fingerprint([manifest.sourceKey, recipe, bf16, mask?.sourceKey], calibration, heldOut),
     options,
   );
   const { numLayers, tieWordEmbeddings } = manifest.config;
@@ -106,6 +108,7 @@ export async function compress(manifest: ModelManifest, options: CompressOptions
       isa: options.isa,
       ...(calibration && { calibration }),
       ...(heldOut && { heldOut, judgeOriginal: before === null }),
+      ...(mask && { mask }),
     });
   const layerOptions = nativeOptions(recipe, dtype);
   const skip = skipper(recipe);
@@ -113,7 +116,7 @@ export async function compress(manifest: ModelManifest, options: CompressOptions
   if (recipe.allocation !== 'uniform' && work.state.allocation === null) {
     const probing = await open();
     try {
-      work.state.allocation = await allocate(probing, manifest.config, recipe, layerOptions, skip, (share) =>
+      work.state.allocation = await allocate(probing, manifest.config, recipe, layerOptions, (share) =>
         options.onProgress?.(0, `measuring layers, ${Math.round(100 * share)} %`),
       );
       work.save();
@@ -223,11 +226,17 @@ export async function compress(manifest: ModelManifest, options: CompressOptions
 
 const mib = (bytes: number) => Math.ceil(bytes / 2 ** 20);
 
-/** Rough shares of a layer's time, for the bar. */
+/** Rough shares of a layer's time, for the bar: where a stage begins, and how much of the layer it is. */
+const STAGES: Record<string, [from: number, part: number]> = {
+  statistics: [0, 0.3],
+  'held-out': [0.3, 0.1],
+  'through the compressed layer': [0.65, 0.2],
+  'held-out, compressed': [0.85, 0.15],
+};
+
 function stageShare(stage: string, share: number): number {
-  if (stage === 'statistics') return 0.4 * share;
-  if (stage.includes('compressed')) return 0.75 + 0.25 * share;
-  return stage === 'held-out' ? 0.4 : 0.4 + 0.35 * share;
+  const [from, part] = STAGES[stage] ?? [0.4, 0.25];
+  return from + part * share;
 }
 
 async function readTexts(manifest: ModelManifest, recipe: Recipe, note: (text: string | null) => void) {
@@ -256,15 +265,8 @@ async function usesBf16(recipe: Recipe, isa: string | undefined): Promise<boolea
   return features.avx512_bf16 === true && ['auto', 'avx512bf16', 'amx'].includes(forced);
 }
 
-function fingerprint(
-  manifest: ModelManifest,
-  recipe: Recipe,
-  bf16: boolean,
-  ...windows: (TokenWindows | null)[]
-): string {
-  const hash = createHash('sha256').update(
-    JSON.stringify(['filigree-compress-1', manifest.sourceKey, recipe, bf16]),
-  );
+function fingerprint(facts: unknown[], ...windows: (TokenWindows | null)[]): string {
+  const hash = createHash('sha256').update(JSON.stringify(['filigree-compress-2', ...facts]));
   for (const w of windows)
     hash.update(w === null ? 'none' : Buffer.from(w.ids.buffer, w.ids.byteOffset, w.ids.byteLength));
   return hash.digest('hex');

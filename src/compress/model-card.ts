@@ -20,6 +20,8 @@ export const recipeYaml = (recipe: Recipe): string =>
 const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
 
 function pruning({ recipe, sparsity }: CardFacts): string {
+  if (recipe.mask !== null)
+    return `the zeros of another model taken over, ${percent(sparsity)} of the layers' matrices`;
   if (recipe.keepMask) return `the zeros of the original kept, ${percent(sparsity)} of the layers' matrices`;
   const how = {
     none: 'not pruned',

@@ -25,6 +25,8 @@ export interface Recipe {
   dtype: 'auto' | FloatChoice;
   /** Keep the zeros that are there and make no others. */
   keepMask: boolean;
+  /** With keepMask: a model of the same shape, whose zeros are taken over in place of the model's own. */
+  mask: string | null;
   /** Matrices whose name matches stay as they are. */
   skip: string | null;
   damping: number;
@@ -52,6 +54,7 @@ export const DEFAULTS: Recipe = {
   smooth: 0,
   dtype: 'auto',
   keepMask: false,
+  mask: null,
   skip: null,
   damping: 0.01,
   calibration: 'builtin',
@@ -127,8 +130,9 @@ export function completeRecipe(given: Partial<Recipe>, where = 'recipe'): Recipe
       throw usage(`${where}: ${key} must be from ${range[0]} to ${range[1]}, not ${JSON.stringify(value)}`);
     if (range?.[2] && !Number.isInteger(number)) throw usage(`${where}: ${key} must be a whole number`);
     if (!choices && !range) {
-      const expected = key === 'skip' ? 'string' : typeof DEFAULTS[key as keyof Recipe];
-      if (typeof value !== expected && !(key === 'skip' && value === null))
+      const nullable = DEFAULTS[key as keyof Recipe] === null;
+      const expected = nullable ? 'string' : typeof DEFAULTS[key as keyof Recipe];
+      if (typeof value !== expected && !(nullable && value === null))
         throw usage(`${where}: ${key} must be a ${expected}, not ${JSON.stringify(value)}`);
     }
   }
@@ -142,6 +146,8 @@ export function completeRecipe(given: Partial<Recipe>, where = 'recipe'): Recipe
     recipe.solver = 'none';
     recipe.allocation = 'uniform';
   }
+  if (recipe.mask !== null && !recipe.keepMask)
+    throw usage(`${where}: mask names a model whose zeros are kept, which needs keepMask`);
   if (recipe.skip !== null) {
     try {
       new RegExp(recipe.skip);

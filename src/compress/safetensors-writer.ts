@@ -1,4 +1,4 @@
-import { closeSync, fsyncSync, openSync, readSync, renameSync, writeSync } from 'node:fs';
+import { closeSync, fsyncSync, openSync, readSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { FiligreeError } from '../errors.js';
 import type { EncodedTensor } from '../native/index.js';
 
@@ -71,6 +71,7 @@ export function writeAtomically(path: string, body: (write: (bytes: Uint8Array) 
     }
     renameSync(temporary, path);
   } catch (error) {
+    rmSync(temporary, { force: true }); // on a full disk its bytes are wanted
     throw error instanceof FiligreeError ? error : ioError('write', path, error);
   }
 }

@@ -177,6 +177,8 @@ export interface NativeCompressionOptions {
   heldOut?: TokenWindows;
   /** Also the held-out text's perplexity under the model as it was; true unless said. */
   judgeOriginal?: boolean;
+  /** A model of the same shape whose zeros `keepMask` takes over. */
+  mask?: Pick<ModelManifest, 'config' | 'files' | 'tensors' | 'sourceKey'>;
 }
 
 export interface NativeLayerOptions {

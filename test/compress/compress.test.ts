@@ -8,7 +8,7 @@ import { completeRecipe, type Recipe } from '../../src/compress/options.js';
 import { openModel } from '../../src/model/index.js';
 import { readRows } from '../../src/native/index.js';
 import { missingProgram as noProgram, Program } from '../e2e/processes.js';
-import { type ModelFolder, safetensors } from '../unit/model/folder.js';
+import { ModelFolder, safetensors } from '../unit/model/folder.js';
 import { denseModel, noise } from './tiny.js';
 
 const scratch = mkdtempSync(join(tmpdir(), 'filigree-compress-'));
@@ -125,6 +125,29 @@ describe('compress', () => {
     expect(encoding).toBe(quantize === 'i8' ? 'bitmask+int-quantized' : 'bitmask+pack-quantized');
     const { before: was, after: is } = report.perplexity!;
     expect(Math.abs(is / was - 1)).toBeLessThan(quantize === 'i8' ? 0.01 : 0.1);
+  });
+
+  test('a mask is taken over from another model of the same shape', async () => {
+    const sparse = await run(model, { solver: 'magnitude', sparsity: 0.6, dtype: 'f32', heldOut: 'none' });
+    using other = denseModel(
+      (name, v) => void (name.includes('proj') && v.set(v.map((x) => 1.5 * x + 0.01))),
+    );
+    const given = { keepMask: true, mask: sparse.out, dtype: 'f32', heldOut: 'none' } as const;
+    const kept = await run(other, given);
+    const [zeroed, own, now] = [
+      await values(sparse.out, UP),
+      await values(other.path, UP),
+      await values(kept.out, UP),
+    ];
+    expect(now).toEqual(own.map((v, i) => (zeroed[i] === 0 ? 0 : v)));
+    const quantized = await values((await run(other, { ...given, quantize: 'i4' })).out, UP);
+    expect(quantized.findIndex((v, i) => zeroed[i] === 0 && v !== 0)).toBe(-1);
+    expect(zeros(quantized)).toBeLessThan(zeros(zeroed) + 0.15 * zeroed.length);
+    using foreign = new ModelFolder();
+    await expect(run(model, { ...given, mask: foreign.path })).rejects.toThrow(
+      /q_proj\.weight has another shape in the model that the mask comes from/,
+    );
+    expect(() => recipeOf({ mask: sparse.out })).toThrow(/needs keepMask/);
   });
 
   test('SmoothQuant moves scales into the norms and leaves the function as it was', async () => {
