@@ -30,24 +30,31 @@ export interface Contestant {
   close(): Promise<void>;
 }
 
-/** Our engine, resident in this process. */
-export function ownContestant(runner: ModelRunner, format: WeightFormat, sparse: boolean): Contestant {
+/** Our engine, resident in this process; under one of the runner's adapters where one is named. */
+export function ownContestant(
+  runner: ModelRunner,
+  format: WeightFormat,
+  sparse: boolean,
+  adapter?: string,
+): Contestant {
   const { info } = runner;
   let warm = false;
   return {
     engine: 'filigree',
-    format: `${format}${sparse ? ' sparse' : ' dense'}`,
+    format: `${format}${sparse ? ' sparse' : ' dense'}${adapter === undefined ? '' : ` + ${adapter}`}`,
     sparsity: sparse ? info.sparsity : 0,
     weightBytes: info.weightBytes,
-    baseline: format === 'f32' && !sparse,
+    baseline: format === 'f32' && !sparse && adapter === undefined,
     stepBytes: (batch, context) => info.decodeWeightBytes + batch * context * info.kvBytesPerToken,
     async measure({ prompt, context, batches }) {
       // One unrecorded pass: first touches of workspaces and caches.
-      if (!warm) await measureDecode(runner, { batch: 1, context: 16, minSeconds: 0.05, minSteps: 2 });
+      if (!warm)
+        await measureDecode(runner, { batch: 1, context: 16, minSeconds: 0.05, minSteps: 2, adapter });
       warm = true;
-      const prefill = await measurePrefill(runner, prompt);
+      const prefill = await measurePrefill(runner, prompt, adapter);
       const decode = new Map<number, Stretch>();
-      for (const batch of batches) decode.set(batch, await measureDecode(runner, { batch, context }));
+      for (const batch of batches)
+        decode.set(batch, await measureDecode(runner, { batch, context, adapter }));
       return { prefill, decode };
     },
     close: () => runner.close(),

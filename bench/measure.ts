@@ -54,10 +54,14 @@ async function prefillSlot(
 }
 
 /** Time of one prompt of `length` tokens, first token included. */
-export async function measurePrefill(runner: ModelRunner, length: number): Promise<Stretch> {
+export async function measurePrefill(
+  runner: ModelRunner,
+  length: number,
+  adapter?: string,
+): Promise<Stretch> {
   const tokens = someTokens(length, runner.info.vocabSize, 0);
   const blocks = blocksOf(0, length);
-  runner.openSlot(0, GREEDY, tokens, NO_OUTPUT);
+  runner.openSlot(0, GREEDY, tokens, NO_OUTPUT, adapter);
   const start = performance.now();
   await prefillSlot(runner, 0, tokens, blocks);
   const seconds = (performance.now() - start) / 1000;
@@ -77,7 +81,15 @@ export async function measureDecode(
     minSeconds = 0.7,
     minSteps = 8,
     maxSteps = 64,
-  }: { batch: number; context: number; minSeconds?: number; minSteps?: number; maxSteps?: number },
+    adapter,
+  }: {
+    batch: number;
+    context: number;
+    minSeconds?: number;
+    minSteps?: number;
+    maxSteps?: number;
+    adapter?: string | undefined;
+  },
 ): Promise<Stretch> {
   const sequences = Array.from({ length: batch }, (_, i) => ({
     blocks: blocksOf(i, context + maxSteps + 1),
@@ -85,7 +97,7 @@ export async function measureDecode(
   }));
   let entries: StepEntry[] = [];
   for (const [slot, { prompt, blocks }] of sequences.entries()) {
-    runner.openSlot(slot, GREEDY, prompt, NO_OUTPUT);
+    runner.openSlot(slot, GREEDY, prompt, NO_OUTPUT, adapter);
     await prefillSlot(runner, slot, prompt, blocks);
     entries.push({
       slot,

@@ -8,7 +8,7 @@ import { FiligreeError } from './errors.js';
  * runs, so that `--help` is instant and `run` does not wait for a web server.
  */
 async function main(argv: string[]): Promise<void> {
-  const { bytes, decimal, whole, withModelOptions } = await import('./cli/options.js');
+  const { adapters, bytes, decimal, whole, withModelOptions } = await import('./cli/options.js');
   const many = (value: string, before: string[] | undefined) => [...(before ?? []), value];
   const listOf = (value: string, before: string[] | undefined) => [...(before ?? []), ...value.split(',')];
   const MODEL = 'a folder, a .gguf file or a name; left out: the embedded default';
@@ -38,6 +38,7 @@ Examples:
     .option('--served-model-name <name>', 'name in the API; repeatable: further names are aliases', many)
     .option('--max-num-seqs <n>', 'sequences that run at once', whole(1, 4096), 32)
     .option('--max-num-batched-tokens <n>', 'tokens of one step', whole(16, 65536), 512)
+    .option('--lora <name=path>', 'a LoRA adapter (PEFT), asked for as model NAME; repeatable', adapters)
     .option('--no-prefix-cache', 'do not keep the KV of earlier prompts')
     .addOption(
       new Option(
@@ -75,6 +76,7 @@ Examples:
   $ filigree serve
   $ filigree serve ./Qwen2.5-Coder-1.5B-Q4_K_M.gguf --port 0 --max-num-seqs 8
   $ filigree serve ./sparse70 --host 0.0.0.0 --api-key secret --kv i8
+  $ filigree serve ./sparse70 --lora poet=./poet-adapter --lora sql=./sql-adapter
   $ curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' \\
       -d '{"messages":[{"role":"user","content":"Hello"}]}'`,
     )
@@ -129,6 +131,7 @@ Examples:
       )
       .option('--threads <n>', 'threads')
       .option('--isa <name>', 'instruction set')
+      .option('--lora-rank <n>', 'each of ours once more under a random LoRA adapter', whole(1, 512))
       .option('--report <dir>', 'write tables, plots and JSON there')
       .option('--json', 'one object');
 

@@ -110,6 +110,7 @@ Napi::Object to_js(Napi::Env env, const EngineInfo& info) {
   out.Set("kvBytes", number(info.kv_bytes));
   out.Set("kvBytesPerToken", number(info.kv_bytes_per_token));
   out.Set("workspaceBytes", number(info.workspace_bytes));
+  out.Set("adapterBytes", number(info.adapter_bytes));
   out.Set("fromCache", Napi::Boolean::New(env, w.from_cache));
   out.Set("warnings", warnings);
   return out;
@@ -217,6 +218,7 @@ void EngineObject::open_slot(const Napi::CallbackInfo& info) {
   SamplingParams params = sampling_params(Field(info[1], "params"), limits_.vocabulary);
   const std::span<const int32_t> prompt = Field(info[2], "prompt").int32_array(),
                                  output = Field(info[3], "output").int32_array();
+  const auto adapter = static_cast<int32_t>(Field(info[4], "adapter").integer_or(-1, -1, INT32_MAX));
   std::shared_ptr<grammar::Grammar> constraint;
   const Field constraint_field = Field(info[1], "params")["constraint"];
   if (!constraint_field.absent()) constraint = grammar_of(constraint_field["grammar"]);
@@ -228,7 +230,7 @@ void EngineObject::open_slot(const Napi::CallbackInfo& info) {
                                                    constraint_field["continuation"].boolean_or(false));
     }
     // Reads nothing of the engine that a step changes.
-    slot = host_->engine->make_slot(std::move(params), prompt, output, std::move(matcher));
+    slot = host_->engine->make_slot(std::move(params), prompt, output, std::move(matcher), adapter);
   } catch (const std::exception&) {
     throw to_js_error(env, std::current_exception());
   }

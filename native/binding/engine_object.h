@@ -12,7 +12,7 @@ namespace filigree::js {
 
 // class Engine of the addon (src/native/addon-types.ts): a model, loaded once, stepped one record at a time.
 //   load(manifest, options, onProgress?) -> Promise<info>
-//   openSlot(slot, params, prompt, output), closeSlot(slot)   take effect before the next step
+//   openSlot(slot, params, prompt, output, adapter?), closeSlot(slot)   take effect before the next step
 //   step(entries, tokens, blocks, copies, keepLogits) -> Promise<result>
 //   close() -> Promise<void>                                  frees the model after the step in flight
 class EngineObject : public Napi::ObjectWrap<EngineObject> {

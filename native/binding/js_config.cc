@@ -111,6 +111,28 @@ ModelDescription model_description(const Field& manifest) {
   return model;
 }
 
+namespace {
+
+AdapterDescription adapter_description(const Field& adapter) {
+  AdapterDescription out;
+  out.name = adapter["name"].string();
+  out.files = file_paths(adapter["files"]);
+  for (const Field& pair : adapter["pairs"].items()) {
+    const auto target = one_of<Target>(pair["target"], {{"q_proj", Target::q},
+                                                        {"k_proj", Target::k},
+                                                        {"v_proj", Target::v},
+                                                        {"o_proj", Target::o},
+                                                        {"gate_proj", Target::gate},
+                                                        {"up_proj", Target::up},
+                                                        {"down_proj", Target::down}});
+    out.pairs.push_back({u32(pair["layer"], 0), target, static_cast<float>(pair["scale"].number()),
+                         tensor_desc(pair["a"]), tensor_desc(pair["b"])});
+  }
+  return out;
+}
+
+}  // namespace
+
 EngineOptions engine_options(const Field& options) {
   const auto weights = [](const Field& field) {
     return field.absent() ? WeightChoice::automatic
@@ -142,6 +164,9 @@ EngineOptions engine_options(const Field& options) {
   out.max_slots = i32(options["maxSlots"]);
   out.max_batched_tokens = i32(options["maxBatchedTokens"]);
   out.kv_bytes = static_cast<uint64_t>(options["kvBytes"].integer(1, kSafe));
+  if (const Field adapters = options["adapters"]; !adapters.absent()) {
+    for (const Field& adapter : adapters.items()) out.adapters.push_back(adapter_description(adapter));
+  }
   return out;
 }
 

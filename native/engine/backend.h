@@ -14,6 +14,7 @@ struct Chunk {
   std::span<const int32_t> tokens;
   int32_t position = 0;             // of tokens[0]
   const int32_t* blocks = nullptr;  // of positions 0 .. position + tokens.size() - 1
+  int32_t adapter = -1;             // index into EngineOptions::adapters; -1: the base alone
 };
 
 struct BackendInfo {
@@ -21,7 +22,7 @@ struct BackendInfo {
   WeightStatistics weights;
   std::vector<std::string> warnings;
   uint32_t kv_blocks = 0;
-  uint64_t kv_bytes = 0, kv_bytes_per_token = 0, workspace_bytes = 0;
+  uint64_t kv_bytes = 0, kv_bytes_per_token = 0, workspace_bytes = 0, adapter_bytes = 0;
 };
 
 // What holds a model's weights and its KV cache and computes the layers of a step. The engine above it (slots, chunks, sampling,

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "engine/adapter.h"
 #include "engine/backend.h"
 #include "engine/graph.h"
 
@@ -34,10 +35,14 @@ class CpuBackend final : public Backend {
     const uint64_t bytes_per_block = uint64_t{layout.bytes_per_block()} * c.layers;
     info_.kv_blocks = kv_block_count(bytes_per_block, options);
     weights_ = load_weights(model, with_isa(options.weights, cpu), cpu, pool, progress);
+    for (const AdapterDescription& adapter : options.adapters) {
+      adapters_.push_back(load_adapter(adapter, c, weights_, cpu, pool));
+      info_.adapter_bytes += adapters_.back().bytes;
+    }
     arena_.emplace(layout, c.layers, info_.kv_blocks);
     max_rows_ = batch_rows(c, options.max_batched_tokens);
     max_logit_rows_ = std::min(kMostLogitRows, std::max(8u, static_cast<uint32_t>(options.max_slots)));
-    graph_.emplace(c, weights_, *arena_, cpu, pool, max_rows_,
+    graph_.emplace(c, weights_, adapters_, *arena_, cpu, pool, max_rows_,
                    std::min(max_rows_, static_cast<uint32_t>(options.max_slots)), max_logit_rows_,
                    options.max_model_len);
     info_.device = "cpu";
@@ -55,6 +60,7 @@ class CpuBackend final : public Backend {
 
  private:
   ModelWeights weights_;
+  std::vector<Adapter> adapters_;
   std::optional<KvArena> arena_;
   std::optional<Graph> graph_;
 };

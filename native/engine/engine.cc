@@ -22,8 +22,11 @@ int32_t within(const char* what, int64_t value, int64_t low, int64_t high) {
 std::unique_ptr<Backend> make_backend(const ModelDescription& model, const EngineOptions& options,
                                       const CpuFeatures& cpu, ThreadPool& pool,
                                       const LoadProgress& progress) {
-  const bool cuda =
-      options.device == Device::cuda || (options.device == Device::automatic && cuda_obstacle().empty());
+  const bool adapters = !options.adapters.empty();
+  if (adapters && options.device == Device::cuda)
+    throw Error(ErrorCode::unsupported, "adapters (LoRA) are served on the CPU only; take --device cpu");
+  const bool cuda = options.device == Device::cuda ||
+                    (options.device == Device::automatic && !adapters && cuda_obstacle().empty());
   return (cuda ? make_cuda_backend : make_cpu_backend)(model, options, cpu, pool, progress);
 }
 
@@ -60,6 +63,7 @@ Engine::Engine(const ModelDescription& model, const EngineOptions& options, cons
   backend_ = make_backend(model, options, cpu_, pool_, progress);
   slots_.resize(static_cast<size_t>(options.max_slots));
   for (int i = 0; i < pool_.size(); ++i) sample_workspaces_.emplace_back(config_.vocabulary);
+  order_.reserve(static_cast<size_t>(options.max_slots));
   chunks_.reserve(backend_->max_rows());
   logit_rows_.reserve(backend_->max_rows() + static_cast<size_t>(options.max_slots));
   row_indices_.reserve(backend_->max_logit_rows());
@@ -78,11 +82,13 @@ Engine::Engine(const ModelDescription& model, const EngineOptions& options, cons
   info_.kv_bytes = backend.kv_bytes;
   info_.kv_bytes_per_token = backend.kv_bytes_per_token;
   info_.workspace_bytes = backend.workspace_bytes;
+  info_.adapter_bytes = backend.adapter_bytes;
+  info_.adapters = static_cast<int32_t>(options.adapters.size());
 }
 
 std::unique_ptr<Slot> Engine::make_slot(SamplingParams params, std::span<const int32_t> prompt,
                                         std::span<const int32_t> output,
-                                        std::unique_ptr<grammar::Matcher> constraint) const {
+                                        std::unique_ptr<grammar::Matcher> constraint, int32_t adapter) const {
   const size_t used = prompt.size() + output.size();
   const size_t room = static_cast<size_t>(info_.limits.max_model_len) + 1;
   if (used > room) {
@@ -97,6 +103,7 @@ std::unique_ptr<Slot> Engine::make_slot(SamplingParams params, std::span<const i
                                                    std::to_string(info_.limits.vocabulary));
     }
   }
+  if (adapter != -1) within("the adapter", adapter, 0, int64_t{info_.adapters} - 1);
   std::vector<int32_t> kept;
   if (params.prompt_logprobs >= 0) kept.assign(prompt.begin(), prompt.end());
   if (constraint && constraint->grammar().vocabulary().size() != config_.vocabulary) {
@@ -113,6 +120,7 @@ std::unique_ptr<Slot> Engine::make_slot(SamplingParams params, std::span<const i
       std::make_unique<Slot>(Slot{Sampler(std::move(params), prompt, output, config_.vocabulary, room - used),
                                   std::move(kept), prompt.size(), std::move(pooled)});
   slot->constraint = std::move(constraint);
+  slot->adapter = adapter;
   return slot;
 }
 
@@ -164,6 +172,18 @@ void Engine::lay_out(const StepRecord& record, StepResult& result) {
   if (record.keep_logits) result.logits.resize(sampled * config_.vocabulary);
 }
 
+// Entries in the order of their rows in the batch: as they came, but those of one adapter together.
+void Engine::order_entries(const StepRecord& record) {
+  order_.resize(record.entries.size());
+  for (uint32_t i = 0; i < order_.size(); ++i) order_[i] = i;
+  if (info_.adapters == 0) return;
+  const auto adapter = [&](uint32_t i) {
+    return slots_[static_cast<size_t>(record.entries[i].slot)]->adapter;
+  };
+  std::sort(order_.begin(), order_.end(),
+            [&](uint32_t i, uint32_t j) { return std::pair(adapter(i), i) < std::pair(adapter(j), j); });
+}
+
 void Engine::step(const StepRecord& record, StepResult& result) {
   validate(record, info_.limits);
   for (const StepEntry& entry : record.entries) {
@@ -189,14 +209,15 @@ void Engine::step(const StepRecord& record, StepResult& result) {
   chunks_.clear();
   logit_rows_.clear();
   pooled_rows_.clear();
-  for (uint32_t i = 0; i < record.entries.size(); ++i) {
+  order_entries(record);
+  for (const uint32_t i : order_) {
     const StepEntry& entry = record.entries[i];
     const Slot& slot = *slots_[static_cast<size_t>(entry.slot)];
     const uint32_t total = static_cast<uint32_t>(entry.tokens.size());
     for (uint32_t done = 0; done < total;) {
       const uint32_t count = std::min(total - done, backend_->max_rows() - rows);
       const int32_t position = entry.position + static_cast<int32_t>(done);
-      chunks_.push_back({entry.tokens.subspan(done, count), position, entry.blocks.data()});
+      chunks_.push_back({entry.tokens.subspan(done, count), position, entry.blocks.data(), slot.adapter});
       for (uint32_t j = done; j < done + count; ++j) {
         const int32_t index = static_cast<int32_t>(j);
         const StepOutput& output = result.outputs[i];

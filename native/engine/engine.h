@@ -20,7 +20,8 @@ struct EngineInfo {
   uint32_t hidden = 0;  // columns of a final state
   WeightStatistics weights;
   std::vector<std::string> warnings;
-  uint64_t kv_bytes = 0, kv_bytes_per_token = 0, workspace_bytes = 0;
+  uint64_t kv_bytes = 0, kv_bytes_per_token = 0, workspace_bytes = 0, adapter_bytes = 0;
+  int32_t adapters = 0;
 };
 
 // What one request brings to its slot.
@@ -30,7 +31,8 @@ struct Slot {
   size_t prompt_length = 0;
   std::vector<double> pooled;  // sum of the prompt's final states so far, [hidden]; empty unless pooled
   std::unique_ptr<grammar::Matcher> constraint =
-      nullptr;  // where the output stands in its grammar; null = free
+      nullptr;           // where the output stands in its grammar; null = free
+  int32_t adapter = -1;  // index of its adapter; -1 = none
 };
 
 // A model in memory with its cache and samplers. Not thread-safe but for make_slot(): one thread owns it (see
@@ -43,10 +45,12 @@ class Engine {
 
   const EngineInfo& info() const { return info_; }
 
-  // Checks a request and builds its sampler. May be called from any thread. Throws invalid_argument.
+  // Checks a request and builds its sampler. adapter: an index into EngineOptions::adapters, -1 for the base alone. May be called
+  // from any thread. Throws invalid_argument.
   std::unique_ptr<Slot> make_slot(SamplingParams params, std::span<const int32_t> prompt,
                                   std::span<const int32_t> output,
-                                  std::unique_ptr<grammar::Matcher> constraint = nullptr) const;
+                                  std::unique_ptr<grammar::Matcher> constraint = nullptr,
+                                  int32_t adapter = -1) const;
 
   void open_slot(int32_t index, std::unique_ptr<Slot> slot) {
     slots_[static_cast<size_t>(index)] = std::move(slot);
@@ -73,6 +77,7 @@ class Engine {
   };
 
   Engine(const ModelDescription& model, const EngineOptions& options, const LoadProgress& progress);
+  void order_entries(const StepRecord& record);
   void lay_out(const StepRecord& record, StepResult& result);
   void run_rows(const StepRecord& record, StepResult& result);
   void pool_rows(const StepRecord& record, StepResult& result);
@@ -93,6 +98,7 @@ class Engine {
   MaskPrefetch masks_;
   std::vector<grammar::Matcher*> constrained_;
 
+  std::vector<uint32_t> order_;  // of a step's entries
   std::vector<Chunk> chunks_;
   std::vector<LogitRow> logit_rows_;
   std::vector<uint32_t> row_indices_;

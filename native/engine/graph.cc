@@ -44,9 +44,9 @@ size_t linear_scratch(const ModelWeights& weights, uint32_t max_rows, uint32_t m
 
 }  // namespace
 
-Graph::Graph(const ModelConfig& c, const ModelWeights& weights, KvArena& arena, const CpuFeatures& cpu,
-             ThreadPool& pool, uint32_t max_rows, uint32_t max_chunks, uint32_t max_logit_rows,
-             int64_t max_positions)
+Graph::Graph(const ModelConfig& c, const ModelWeights& weights, std::span<const Adapter> adapters,
+             KvArena& arena, const CpuFeatures& cpu, ThreadPool& pool, uint32_t max_rows, uint32_t max_chunks,
+             uint32_t max_logit_rows, int64_t max_positions)
     : config_(c),
       weights_(weights),
       arena_(arena),
@@ -62,6 +62,7 @@ Graph::Graph(const ModelConfig& c, const ModelWeights& weights, KvArena& arena, 
                    select_quantize(cpu)),
       attention_plan_(arena.layout(), static_cast<int>(c.heads), static_cast<int>(max_rows),
                       static_cast<int>(max_chunks), pool.size()),
+      low_rank_(adapters, max_rows, max_chunks, pool),
       ffn_cols_((c.intermediate + linear::kPanelRows - 1) / linear::kPanelRows * linear::kPanelRows) {
   const auto floats = [](size_t rows, size_t cols) { return AlignedBuffer(rows * cols * sizeof(float)); };
   hidden_ = floats(max_rows, c.hidden);
@@ -86,7 +87,7 @@ Graph::Graph(const ModelConfig& c, const ModelWeights& weights, KvArena& arena, 
 
 size_t Graph::workspace_bytes() const {
   return hidden_.size() + normed_.size() + qkv_.size() + gate_up_.size() + ffn_.size() + product_.size() +
-         logits_.size() + scratch_.size();
+         logits_.size() + scratch_.size() + low_rank_.workspace_bytes();
 }
 
 void Graph::each_row(uint32_t rows, size_t cost_per_row, FunctionRef<void(uint32_t, int)> work) {
@@ -106,7 +107,7 @@ void Graph::each_row(uint32_t rows, size_t cost_per_row, FunctionRef<void(uint32
 }
 
 void Graph::project(const Projection& projection, uint32_t rows, float* out, size_t stride, bool whole_pairs,
-                    FunctionRef<void(uint32_t, uint32_t)> finish) {
+                    FunctionRef<void(uint32_t, uint32_t, int)> finish) {
   const uint64_t work = projection.bytes() * (1 + rows / 4);
   const int threads = threads_for(work, kWeightBytesPerThread, pool_.size());
   const auto job = [&](int thread, int of) {
@@ -124,7 +125,7 @@ void Graph::project(const Projection& projection, uint32_t rows, float* out, siz
         norm_.add(out + activations_.leftovers()[token - rows] * stride + first, out + token * stride + first,
                   last - first);
       }
-      finish(first, last);
+      finish(first, last, thread);
     }
   };
   if (threads <= 1) {
@@ -160,6 +161,7 @@ void Graph::prepare(std::span<const Chunk> chunks, bool embed) {
       rows_.push_back({chunk.tokens[i], position, chunk.blocks[position / KvLayout::block_tokens]});
     }
   }
+  low_rank_.begin(chunks);
   attention_plan_.build(sequences_, static_cast<int>(config_.sliding_window));
   const size_t half = config_.head_dim / 2;
   each_row(static_cast<uint32_t>(rows_.size()), config_.hidden + 32 * half, [&](uint32_t row, int thread) {
@@ -177,7 +179,7 @@ void Graph::forward(std::span<const Chunk> chunks) {
   const uint32_t rows = static_cast<uint32_t>(rows_.size());
   for (uint32_t l = 0; l < config_.layers; ++l) {
     attention_layer(l, rows, nullptr);
-    ffn_layer(weights_.layers[l], rows, nullptr);
+    ffn_layer(l, rows, nullptr);
   }
 }
 
@@ -186,7 +188,7 @@ void Graph::forward_layer(uint32_t index, std::span<const Chunk> chunks, float* 
   const uint32_t rows = static_cast<uint32_t>(rows_.size());
   const size_t bytes = size_t{rows} * config_.hidden * sizeof(float);
   std::memcpy(hidden_.data(), hidden, bytes);
-  if (attention_layer(index, rows, &tap) && ffn_layer(weights_.layers[index], rows, &tap))
+  if (attention_layer(index, rows, &tap) && ffn_layer(index, rows, &tap))
     std::memcpy(hidden, hidden_.data(), bytes);
 }
 
@@ -251,7 +253,9 @@ bool Graph::attention_layer(uint32_t index, uint32_t rows, const LayerTap* tap) 
     activations_.convert(row);
   });
   if (tap && !(*tap)(TapPoint::qkv, normed_.as<float>(), c.hidden, rows)) return false;
-  project(layer.qkv, rows, qkv_.as<float>(), qkv_cols, false, [&](uint32_t begin, uint32_t end) {
+  low_rank_.shrink(index, Site::qkv, normed_.as<float>(), c.hidden);
+  project(layer.qkv, rows, qkv_.as<float>(), qkv_cols, false, [&](uint32_t begin, uint32_t end, int thread) {
+    low_rank_.expand(index, Site::qkv, begin, end, thread, qkv_.as<float>(), qkv_cols);
     if (layer.qkv.bias.empty()) return;
     for (uint32_t row = 0; row < rows; ++row) {
       norm_.add(row_of<float>(qkv_, row, qkv_cols) + begin, layer.qkv.bias.data() + begin, end - begin);
@@ -262,14 +266,18 @@ bool Graph::attention_layer(uint32_t index, uint32_t rows, const LayerTap* tap) 
   activations_.begin(layer.output, qkv_.as<float>(), qkv_cols, rows);
   each_row(rows, c.q_cols(), [&](uint32_t row, int) { activations_.convert(row); });
   if (tap && !(*tap)(TapPoint::output, qkv_.as<float>(), qkv_cols, rows)) return false;
-  project(layer.output, rows, product_.as<float>(), c.hidden, false, [&](uint32_t begin, uint32_t end) {
-    add_columns(hidden_.as<float>(), product_.as<float>(), rows, begin, end);
-  });
+  low_rank_.shrink(index, Site::output, qkv_.as<float>(), qkv_cols);
+  project(layer.output, rows, product_.as<float>(), c.hidden, false,
+          [&](uint32_t begin, uint32_t end, int thread) {
+            low_rank_.expand(index, Site::output, begin, end, thread, product_.as<float>(), c.hidden);
+            add_columns(hidden_.as<float>(), product_.as<float>(), rows, begin, end);
+          });
   return true;
 }
 
-bool Graph::ffn_layer(const LayerWeights& layer, uint32_t rows, const LayerTap* tap) {
+bool Graph::ffn_layer(uint32_t index, uint32_t rows, const LayerTap* tap) {
   const ModelConfig& c = config_;
+  const LayerWeights& layer = weights_.layers[index];
   activations_.begin(layer.gate_up, normed_.as<float>(), c.hidden, rows);
   each_row(rows, c.hidden, [&](uint32_t row, int) {
     norm_.rms_norm(row_of<float>(hidden_, row, c.hidden), layer.ffn_norm.data(), c.norm_eps, c.hidden,
@@ -278,8 +286,10 @@ bool Graph::ffn_layer(const LayerWeights& layer, uint32_t rows, const LayerTap* 
   });
   if (tap && !(*tap)(TapPoint::gate_up, normed_.as<float>(), c.hidden, rows)) return false;
   const size_t both = layer.gate_up.out;
+  low_rank_.shrink(index, Site::gate_up, normed_.as<float>(), c.hidden);
   project(layer.gate_up, rows, gate_up_.as<float>(), both, layer.interleaved,
-          [&](uint32_t begin, uint32_t end) {
+          [&](uint32_t begin, uint32_t end, int thread) {
+            low_rank_.expand(index, Site::gate_up, begin, end, thread, gate_up_.as<float>(), both);
             if (!layer.interleaved) return;
             constexpr uint32_t kRun = linear::kPanelRows;
             for (uint32_t row = 0; row < rows; ++row) {
@@ -298,9 +308,12 @@ bool Graph::ffn_layer(const LayerWeights& layer, uint32_t rows, const LayerTap* 
     activations_.convert(row);
   });
   if (tap && !(*tap)(TapPoint::down, ffn_.as<float>(), ffn_cols_, rows)) return false;
-  project(layer.down, rows, product_.as<float>(), c.hidden, false, [&](uint32_t begin, uint32_t end) {
-    add_columns(hidden_.as<float>(), product_.as<float>(), rows, begin, end);
-  });
+  low_rank_.shrink(index, Site::down, ffn_.as<float>(), ffn_cols_);
+  project(layer.down, rows, product_.as<float>(), c.hidden, false,
+          [&](uint32_t begin, uint32_t end, int thread) {
+            low_rank_.expand(index, Site::down, begin, end, thread, product_.as<float>(), c.hidden);
+            add_columns(hidden_.as<float>(), product_.as<float>(), rows, begin, end);
+          });
   return true;
 }
 
@@ -319,7 +332,7 @@ const float* Graph::logits(std::span<const uint32_t> rows) {
                    c.hidden, row_of<float>(normed_, i, c.hidden));
     activations_.convert(i);
   });
-  project(weights_.head, count, logits_.as<float>(), c.vocabulary, false, [](uint32_t, uint32_t) {});
+  project(weights_.head, count, logits_.as<float>(), c.vocabulary, false, [](uint32_t, uint32_t, int) {});
   return logits_.as<float>();
 }
 

@@ -9,6 +9,7 @@
 #include "engine/activations.h"
 #include "engine/backend.h"
 #include "engine/kv_arena.h"
+#include "engine/low_rank_pass.h"
 #include "engine/weights.h"
 #include "kernels/activation/activation.h"
 #include "kernels/attention/attention.h"
@@ -20,7 +21,7 @@ namespace filigree {
 
 // The rows that multiply a layer's four projections, as calibration sees them: called once for each, in this order, with x [rows] of
 // the projection's input, `stride` floats apart. False ends the layer there, before the projection.
-enum class TapPoint { qkv, output, gate_up, down };
+using TapPoint = Site;
 using LayerTap = FunctionRef<bool(TapPoint point, const float* x, size_t stride, uint32_t rows)>;
 
 // The decoder: embedding, layers, final norm and head, over a mixed batch of prefill chunks and decode tokens.
@@ -29,13 +30,15 @@ using LayerTap = FunctionRef<bool(TapPoint point, const float* x, size_t stride,
 //   per layer: h += Wo attention(rope(Wqkv norm(h)));  h += Wdown (silu(Wgate norm(h)) * Wup norm(h))
 //   logits = Whead norm(h)
 //
+// where each W of a layer is W + scale B A for the rows of a sequence that has an adapter (low_rank_pass.h).
+//
 // Memory for max_rows rows is reserved once; forward() and logits() allocate nothing. A row's result depends on its own
 // sequence alone: linear layers, norms and attention each promise it (see their headers).
 class Graph {
  public:
-  Graph(const ModelConfig& config, const ModelWeights& weights, KvArena& arena, const CpuFeatures& cpu,
-        ThreadPool& pool, uint32_t max_rows, uint32_t max_chunks, uint32_t max_logit_rows,
-        int64_t max_positions);
+  Graph(const ModelConfig& config, const ModelWeights& weights, std::span<const Adapter> adapters,
+        KvArena& arena, const CpuFeatures& cpu, ThreadPool& pool, uint32_t max_rows, uint32_t max_chunks,
+        uint32_t max_logit_rows, int64_t max_positions);
 
   // Runs all layers over the chunks' tokens, at most max_rows, and stores their keys and values.
   void forward(std::span<const Chunk> chunks);
@@ -54,11 +57,11 @@ class Graph {
   void prepare(std::span<const Chunk> chunks, bool embed);
   bool attention_layer(uint32_t index, uint32_t rows, const LayerTap* tap);
   void attend(uint32_t index);
-  bool ffn_layer(const LayerWeights& layer, uint32_t rows, const LayerTap* tap);
+  bool ffn_layer(uint32_t index, uint32_t rows, const LayerTap* tap);
   void rotate_and_store(uint32_t index, uint32_t row);
-  // out = projection(input), then finish(part, thread's first row, end row) on the thread that computed them.
+  // out = projection(input), then finish(first column, end column, thread) on the thread that computed them.
   void project(const Projection& projection, uint32_t rows, float* out, size_t stride, bool whole_pairs,
-               FunctionRef<void(uint32_t begin, uint32_t end)> finish);
+               FunctionRef<void(uint32_t begin, uint32_t end, int thread)> finish);
   // work(row) for every row: on the calling thread when it is little, else on all.
   void each_row(uint32_t rows, size_t cost_per_row, FunctionRef<void(uint32_t row, int thread)> work);
   void add_columns(float* to, const float* from, uint32_t rows, uint32_t begin, uint32_t end);
@@ -75,6 +78,7 @@ class Graph {
   RopeFrequencies frequencies_;
   Activations activations_;
   AttentionPlan attention_plan_;
+  LowRankPass low_rank_;
 
   uint32_t ffn_cols_;              // intermediate size rounded up to whole panels
   AlignedBuffer hidden_, normed_;  // [max_rows][hidden]

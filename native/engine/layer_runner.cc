@@ -86,7 +86,8 @@ void LayerRunner::set_weights(const LayerValues& v) {
   layer.gate_up.add(pack_rows({interleave_rows(gate, up).get()}), cpu_);
   layer.interleaved = true;
   layer.down.add(pack_rows({&down}), cpu_);
-  graph_ = std::make_unique<Graph>(c, weights_, arena_, cpu_, pool_, kRows, kRows, 0, max_length_);
+  graph_ = std::make_unique<Graph>(c, weights_, std::span<const Adapter>(), arena_, cpu_, pool_, kRows, kRows,
+                                   0, max_length_);
 }
 
 void LayerRunner::run(float* hidden, uint32_t sequences, uint32_t length, const LayerTap& tap) {

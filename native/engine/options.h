@@ -2,13 +2,15 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
+#include "engine/adapter.h"
 #include "engine/weights.h"
 #include "kernels/attention/kv_layout.h"
 
 namespace filigree {
 
-// Where the layers are computed. automatic: on a GPU where one can be used, else on the CPU.
+// Where the layers are computed. automatic: on a GPU where one can be used and there are no adapters, else on the CPU.
 enum class Device { automatic, cpu, cuda };
 
 struct EngineOptions {
@@ -21,6 +23,7 @@ struct EngineOptions {
   int32_t max_slots = 0;
   int32_t max_batched_tokens = 0;
   uint64_t kv_bytes = 0;  // of the KV arena; rounded down to whole blocks
+  std::vector<AdapterDescription> adapters;
 };
 
 }  // namespace filigree

@@ -45,6 +45,10 @@ struct Projection {
   uint64_t bytes() const;
 };
 
+// A layer's four projections, in the order they are computed.
+enum class Site { qkv, output, gate_up, down };
+inline constexpr size_t kSites = 4;
+
 struct LayerWeights {
   std::vector<float> attention_norm, ffn_norm;  // [hidden]
   Projection qkv, output, gate_up, down;

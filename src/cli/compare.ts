@@ -27,7 +27,7 @@ export async function loadVariants(
   const { maxModelLen } = base.engine.info;
   const kvMemory = 2 * base.engine.info.kvBytesPerToken * (maxModelLen + 32);
   for (const { suffix, label, weights, dense } of VARIANTS) {
-    const choice = { ...options, weights, dense, kvMemory, maxModelLen };
+    const choice = { ...options, weights, dense, kvMemory, maxModelLen, lora: [] };
     const { runner } = await loadModel(model, choice, size);
     const name = `${base.model.names[0]}:${suffix}`;
     const service: Service = {

@@ -1,6 +1,6 @@
 import { availableMemory, planKv } from '../config.js';
 import type { ModelRunner } from '../engine/model-runner.js';
-import type { ModelManifest } from '../model/manifest.js';
+import type { AdapterManifest, ModelManifest } from '../model/index.js';
 import type { ChatTemplate, Tokenizer } from '../tokenizer/index.js';
 import type { ModelOptions } from './options.js';
 import { loadProgress } from './progress.js';
@@ -14,6 +14,8 @@ export interface LoadedModel {
   template: ChatTemplate | null;
   /** End-of-sequence ids of the configuration and of the tokenizer. */
   eosTokenIds: number[];
+  /** LoRA adapters that requests may choose. */
+  adapters: AdapterManifest[];
 }
 
 export interface EngineSize {
@@ -46,13 +48,14 @@ export async function loadModel(
   options: ModelOptions,
   size: EngineSize,
 ): Promise<LoadedModel> {
-  const [{ openModel, resolveModel }, { loadNativeRunner }, tokenizers] = await Promise.all([
+  const [{ openAdapter, openModel, resolveModel }, { loadNativeRunner }, tokenizers] = await Promise.all([
     import('../model/index.js'),
     import('../native/index.js'),
     import('../tokenizer/index.js'),
   ]);
   const manifest = await openModel(await resolveModel(name));
   const { config } = manifest;
+  const adapters = (options.lora ?? []).map(({ name, path }) => openAdapter(name, path, manifest));
   const perHead = config.headDim * KV_BYTES[options.kv] + (options.kv === 'i8' ? 4 : 0);
   const plan = planKv({
     bytesPerToken: 2 * config.numLayers * config.numKvHeads * perHead,
@@ -62,7 +65,8 @@ export async function loadModel(
     maxModelLen: options.maxModelLen,
     kvMemory: options.kvMemory,
     available: availableMemory(),
-    weightBytes: weightBound(manifest, options.weights),
+    weightBytes:
+      weightBound(manifest, options.weights) + adapters.reduce((sum, adapter) => sum + adapter.bytes, 0),
   });
   const progress = loadProgress(manifest.name);
   // The weights load on the engine's thread; meanwhile this one reads the tokenizer.
@@ -78,6 +82,7 @@ export async function loadModel(
     maxSlots: size.maxNumSeqs,
     maxBatchedTokens: size.maxNumBatchedTokens,
     packedCache: options.packedCache,
+    adapters,
     onProgress: progress.update,
   });
   loading.catch(() => {});
@@ -91,7 +96,7 @@ export async function loadModel(
           });
     const runner = await loading;
     const eos = [...config.eosTokenIds, ...(tokenizer.eosId === null ? [] : [tokenizer.eosId])];
-    return { manifest, runner, tokenizer, template, eosTokenIds: [...new Set(eos)] };
+    return { manifest, runner, tokenizer, template, eosTokenIds: [...new Set(eos)], adapters };
   } catch (error) {
     // Where the tokenizer is at fault, the runner is nobody's.
     await loading.then(

@@ -1,6 +1,22 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { parseBytes } from '../config.js';
 
+/** `--lora name=path`. */
+export interface AdapterChoice {
+  name: string;
+  path: string;
+}
+
+/** A parser for commander, of a flag that may be given several times. */
+export function adapters(text: string, before: readonly AdapterChoice[] | undefined): AdapterChoice[] {
+  const [, name, path] = /^([^=]+)=(.+)$/s.exec(text) ?? [];
+  if (name === undefined || path === undefined)
+    throw new InvalidArgumentError('A name and a folder, such as my-adapter=./adapter.');
+  if (before?.some((other) => other.name === name))
+    throw new InvalidArgumentError(`Two adapters are called ${name}.`);
+  return [...(before ?? []), { name, path }];
+}
+
 /** Flags that the commands which load a model share. */
 export interface ModelOptions {
   device: 'auto' | 'cpu' | 'cuda';
@@ -12,6 +28,8 @@ export interface ModelOptions {
   maxModelLen?: number;
   kvMemory?: number;
   packedCache: boolean;
+  /** `serve` alone: LoRA adapters over the model. */
+  lora?: readonly AdapterChoice[];
   /** `serve` alone: what messages spell counts as control tokens. */
   trustSpecialTokens?: boolean;
 }

@@ -15,6 +15,8 @@ export interface ContestOptions {
   kv: 'f32' | 'f16' | 'bf16' | 'i8';
   threads?: string;
   isa?: string;
+  /** Every format once more under a random LoRA adapter of this rank. */
+  loraRank?: number;
 }
 
 /** Loads every format of a model, dense and sparse, or of a random shape at each sparsity. */
@@ -23,14 +25,21 @@ export async function ownContestants(
   options: ContestOptions,
   progress: ProgressLine,
 ): Promise<{ contestants: Contestant[]; name: string; manifest: ModelManifest }> {
-  const [{ ownContestant }, { blocksNeeded }, { randomModel }, native, { openModel, resolveModel }] =
-    await Promise.all([
-      import('../../bench/contestant.js'),
-      import('../../bench/measure.js'),
-      import('../../bench/shapes.js'),
-      import('../native/index.js'),
-      import('../model/index.js'),
-    ]);
+  const [
+    { ownContestant },
+    { randomAdapter },
+    { blocksNeeded },
+    { randomModel },
+    native,
+    { openModel, resolveModel },
+  ] = await Promise.all([
+    import('../../bench/contestant.js'),
+    import('../../bench/random-adapter.js'),
+    import('../../bench/measure.js'),
+    import('../../bench/shapes.js'),
+    import('../native/index.js'),
+    import('../model/index.js'),
+  ]);
   if (model !== undefined && options.shape !== undefined)
     throw new FiligreeError('usage', 'give a MODEL or --shape, not both');
   const batches = numbers('--batch', options.batch, (v) => Number.isInteger(v) && v >= 1 && v <= 256);
@@ -65,9 +74,17 @@ export async function ownContestants(
           maxBatchedTokens: Math.max(512, ...batches),
           kvMemory: kvMemory(manifest, blocksNeeded(prompt, Math.max(...batches), context), options.kv),
           packedCache: false,
+          adapters:
+            options.loraRank === undefined
+              ? []
+              : [randomAdapter(`LoRA ${options.loraRank}`, manifest.config, options.loraRank)],
         });
-        if (sparse && runner.info.sparsity < 0.05) await runner.close();
-        else contestants.push(ownContestant(runner, format, sparse));
+        if (sparse && runner.info.sparsity < 0.05) {
+          await runner.close();
+          continue;
+        }
+        for (const adapter of [undefined, ...(runner.info.adapters ?? [])])
+          contestants.push(ownContestant(runner, format, sparse, adapter));
       }
   } catch (error) {
     for (const contestant of contestants) await contestant.close();

@@ -1,4 +1,5 @@
 import { createServer } from 'node:net';
+import { basename } from 'node:path';
 import { packageVersion } from '../config.js';
 import { Engine, type EngineOptions } from '../engine/engine.js';
 import { FiligreeError } from '../errors.js';
@@ -98,6 +99,14 @@ export async function serveCommand(model: string | undefined, options: ServeOpti
   const engine = new Engine(runner, { ...engineOptions, ...cacheEventOptions(kvEvents) });
   engine.on('cache', (events) => kvEvents?.publish(events));
   const names = options.servedModelName?.length ? options.servedModelName : [manifest.name];
+  const clash = loaded.adapters.find(({ name }) => names.includes(name));
+  if (clash !== undefined) {
+    await engine.close();
+    throw new FiligreeError(
+      'usage',
+      `--lora ${clash.name}: the model itself is called so. Give the adapter another name.`,
+    );
+  }
   const service: Service = {
     engine,
     lifecycle: new Lifecycle(engine.maxNumSeqs + options.queue),
@@ -115,6 +124,7 @@ export async function serveCommand(model: string | undefined, options: ServeOpti
       picture: zeroPicture(manifest),
       created: Math.floor(Date.now() / 1000),
     },
+    adapters: new Map(loaded.adapters.map(({ name, path, rank }) => [name, { root: basename(path), rank }])),
   };
   if (options.compare)
     service.variants = await (await import('./compare.js')).loadVariants(
@@ -134,6 +144,8 @@ export async function serveCommand(model: string | undefined, options: ServeOpti
     logger: log,
   });
   for (const problem of manifest.problems) log.warn({ model: manifest.name }, problem);
+  for (const { name, problems } of loaded.adapters)
+    for (const problem of problems) log.warn({ adapter: name }, problem);
   log.info(
     {
       model: manifest.name,
@@ -145,6 +157,7 @@ export async function serveCommand(model: string | undefined, options: ServeOpti
       kvBytes: info.kvBytes,
       loadMs: Math.round(info.loadMs),
       fromCache: info.fromCache,
+      ...(loaded.adapters.length > 0 && { adapters: info.adapters }),
     },
     'model loaded; threads default to min(affinity, floor of the cgroup quota)',
   );

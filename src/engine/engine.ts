@@ -43,6 +43,9 @@ export interface EngineStats {
   preemptions: number;
   steps: number;
   failedSteps: number;
+  /** Adapters of the sequences that run, and of those that wait. */
+  runningAdapters: string[];
+  waitingAdapters: string[];
 }
 
 /** One step, as metrics want it. Milliseconds. */
@@ -190,6 +193,8 @@ export class Engine extends EventEmitter<EngineEvents> {
       kvUsage: blocks.used / blocks.numBlocks,
       ...this.totals,
       ...counters,
+      runningAdapters: adaptersOf(running),
+      waitingAdapters: adaptersOf(waiting),
     };
   }
 
@@ -238,8 +243,10 @@ export class Engine extends EventEmitter<EngineEvents> {
   }
 
   private validate(request: GenerateRequest): void {
-    const { prompt, maxTokens } = request;
-    const { maxModelLen, vocabSize } = this.info;
+    const { prompt, maxTokens, adapter } = request;
+    const { maxModelLen, vocabSize, adapters } = this.info;
+    if (adapter !== undefined && !adapters?.includes(adapter))
+      throw new FiligreeError('model_not_found', `There is no adapter '${adapter}'.`);
     if (prompt.length === 0) throw new FiligreeError('invalid_value', 'The prompt is empty.');
     if (!Number.isInteger(maxTokens) || maxTokens < 0) {
       throw new FiligreeError(
@@ -304,7 +311,8 @@ export class Engine extends EventEmitter<EngineEvents> {
         const tracked = this.tracked.get(sequence) as Tracked;
         tracked.scheduled ??= now;
         try {
-          this.runner.openSlot(sequence.slot, sequence.sampling, sequence.request.prompt, sequence.output);
+          const { slot, sampling, request, output } = sequence;
+          this.runner.openSlot(slot, sampling, request.prompt, output, request.adapter);
         } catch (error) {
           this.scheduler.withdraw(sequence, error as Error);
           this.finish(sequence);
@@ -462,6 +470,10 @@ export class Engine extends EventEmitter<EngineEvents> {
     }
   }
 }
+
+const adaptersOf = (sequences: readonly Sequence[]): string[] => [
+  ...new Set(sequences.flatMap(({ request }) => request.adapter ?? [])),
+];
 
 function queueFull(what: string): FiligreeError {
   return new FiligreeError('queue_full', `The queue is full: too many ${what} are waiting. Retry later.`, {

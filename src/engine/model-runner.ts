@@ -183,6 +183,8 @@ export interface RunnerInfo {
   kvBytesPerToken: number;
   loadMs: number;
   fromCache: boolean;
+  /** Names of the LoRA adapters that requests may choose; absent: none. */
+  adapters?: readonly string[];
 }
 
 export interface ModelRunner {
@@ -192,8 +194,15 @@ export interface ModelRunner {
   /**
    * Binds a slot to a request. `output` holds the tokens it generated before a preemption, so that penalties, the
    * random counter and `minTokens` go on where they were. The slot's sampler counts its own sampled tokens after that.
+   * `adapter` is one of `info.adapters`; left out: the base alone.
    */
-  openSlot(slot: number, params: SamplingParams, prompt: Int32Array, output: Int32Array): void;
+  openSlot(
+    slot: number,
+    params: SamplingParams,
+    prompt: Int32Array,
+    output: Int32Array,
+    adapter?: string,
+  ): void;
   closeSlot(slot: number): void;
   /** One step at a time. Outputs stand in the order of `record.entries`. A rejection fails the whole step. */
   step(record: StepRecord): Promise<StepOutput[]>;

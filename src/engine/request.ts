@@ -14,6 +14,8 @@ export interface GenerateRequest {
   priority?: number;
   /** Requests share prefix-cache blocks only under the same salt. */
   cacheSalt?: string;
+  /** One of the runner's adapters, by name; left out: the base alone. */
+  adapter?: string;
   /** When the request reached the server, in the clock of `performance.now()`; default: now. */
   arrival?: number;
 }

@@ -45,8 +45,8 @@ export class Sequence {
   ) {
     this.priority = request.priority ?? 0;
     this.stopTokenIds = new Set(request.stopTokenIds);
-    const salt = request.cacheSalt ?? '';
-    this.table = new BlockTable(salt, { salt });
+    const { adapter, cacheSalt: salt = '' } = request;
+    this.table = new BlockTable(cacheRoot(request), { salt, adapter });
     this.length = request.prompt.length;
     this.ids = new Int32Array(this.length + 64);
     this.ids.set(request.prompt);
@@ -154,6 +154,12 @@ export class Sequence {
     this.preemptions++;
     this.preemptedAt = departures;
   }
+}
+
+/** Keys and values differ by adapter, and callers may ask for a cache of their own: no two of these share a root. */
+function cacheRoot({ adapter, cacheSalt = '' }: GenerateRequest): string {
+  if (adapter !== undefined) return `adapter ${JSON.stringify([adapter, cacheSalt])}`;
+  return cacheSalt === '' ? '' : `salt ${cacheSalt}`;
 }
 
 function joinRows(rows: PromptLogprobs[], k: number): PromptLogprobs {

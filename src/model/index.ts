@@ -5,6 +5,7 @@ import { openHfFolder } from './hf-folder.js';
 import type { ModelManifest } from './manifest.js';
 import { resolveModel } from './resolve.js';
 
+export { ADAPTER_TARGETS, type AdapterManifest, openAdapter, targetShape } from './adapter.js';
 export type { GenerationDefaults } from './generation-defaults.js';
 export type * from './manifest.js';
 export { cacheFolder, embeddedDefault, type Progress, resolveModel } from './resolve.js';

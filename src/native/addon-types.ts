@@ -3,6 +3,7 @@
  * a TypeError or RangeError that names it, and failures of the engine are Errors with one of `NativeErrorCode`.
  */
 import type { Grammar, RunnerInfo, SamplingParams } from '../engine/model-runner.js';
+import type { AdapterManifest } from '../model/adapter.js';
 import type { ModelManifest, TensorEntry } from '../model/manifest.js';
 
 export type NativeErrorCode =
@@ -33,11 +34,14 @@ export interface NativeEngineOptions {
   kvBytes: number;
   /** Folder of packed weights; '' turns the cache off. */
   cacheFolder: string;
+  /** LoRA adapters, in the order that openSlot counts them; on the CPU only. */
+  adapters?: readonly Pick<AdapterManifest, 'name' | 'files' | 'pairs'>[];
 }
 
 /** The runner's figures as the engine knows them; native/index.ts adds what only the caller knows. */
-export interface NativeEngineInfo extends Omit<RunnerInfo, 'blockSize' | 'kvType' | 'loadMs'> {
+export interface NativeEngineInfo extends Omit<RunnerInfo, 'blockSize' | 'kvType' | 'loadMs' | 'adapters'> {
   workspaceBytes: number;
+  adapterBytes: number;
   warnings: string[];
 }
 
@@ -84,7 +88,14 @@ export interface NativeEngine {
     options: NativeEngineOptions,
     onProgress?: (done: number, total: number) => void,
   ): Promise<NativeEngineInfo>;
-  openSlot(slot: number, params: SamplingParams, prompt: Int32Array, output: Int32Array): void;
+  /** @param adapter index into the engine's adapters; -1 or left out: the base alone */
+  openSlot(
+    slot: number,
+    params: SamplingParams,
+    prompt: Int32Array,
+    output: Int32Array,
+    adapter?: number,
+  ): void;
   closeSlot(slot: number): void;
   /**
    * @param entries five numbers each: slot, position, number of tokens, number of blocks, 1 to sample

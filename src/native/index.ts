@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import type { RunnerInfo } from '../engine/model-runner.js';
 import { BLOCK_SIZE } from '../engine/model-runner.js';
+import type { AdapterManifest } from '../model/adapter.js';
 import type { ModelManifest, TensorEntry } from '../model/manifest.js';
 import { cacheFolder } from '../model/resolve.js';
 import type {
@@ -61,6 +62,8 @@ export interface NativeOptions {
   maxBatchedTokens: number;
   /** Bytes of the KV cache. */
   kvMemory?: number | undefined;
+  /** LoRA adapters that requests may choose by name. */
+  adapters?: readonly AdapterManifest[] | undefined;
   /** Keep packed weights on disk for the next start; true unless said. */
   packedCache?: boolean | undefined;
   /** Bytes of the source (or of the packed cache) read so far. */
@@ -99,16 +102,18 @@ export async function loadNativeRunner(
         maxBatchedTokens: options.maxBatchedTokens,
         kvBytes: options.kvMemory ?? defaultKvBytes(manifest, options, maxModelLen),
         cacheFolder: options.packedCache === false ? '' : join(cacheFolder(), 'packed'),
+        adapters: options.adapters ?? [],
       },
       options.onProgress && guarded(options.onProgress),
     );
-    const { workspaceBytes: _, warnings, ...figures } = info;
+    const { workspaceBytes: _, adapterBytes: _bytes, warnings, ...figures } = info;
     for (const warning of warnings) (options.onWarning ?? warn)(warning);
     const runnerInfo: RunnerInfo = {
       ...figures,
       blockSize: BLOCK_SIZE,
       kvType: options.kv,
       loadMs: performance.now() - started,
+      adapters: (options.adapters ?? []).map(({ name }) => name),
     };
     return new NativeRunner(engine, runnerInfo);
   } catch (error) {

@@ -21,8 +21,16 @@ export class NativeRunner implements ModelRunner {
     readonly info: RunnerInfo,
   ) {}
 
-  openSlot(slot: number, params: SamplingParams, prompt: Int32Array, output: Int32Array): void {
-    this.engine.openSlot(slot, params, prompt, output);
+  openSlot(
+    slot: number,
+    params: SamplingParams,
+    prompt: Int32Array,
+    output: Int32Array,
+    adapter?: string,
+  ): void {
+    const index = adapter === undefined ? -1 : (this.info.adapters ?? []).indexOf(adapter);
+    if (adapter !== undefined && index < 0) throw new RangeError(`there is no adapter ${adapter}`);
+    this.engine.openSlot(slot, params, prompt, output, index);
     if (params.logprobs >= 0) this.withLogprobs.add(slot);
     else this.withLogprobs.delete(slot);
   }

@@ -82,6 +82,7 @@ export async function startEmbedding(shared: Service, body: EmbeddingBody, call:
       maxTokens: 0,
       stopTokenIds: [],
       ...(typeof body.priority === 'number' && { priority: body.priority }),
+      ...(service.adapter !== undefined && { adapter: service.adapter }),
       arrival: call.arrival,
     });
 

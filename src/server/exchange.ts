@@ -103,6 +103,7 @@ export function submitBatch(
         stopTokenIds: plan.stopTokenIds,
         ...(typeof priority === 'number' && { priority }),
         ...(typeof cacheSalt === 'string' && { cacheSalt }),
+        ...(service.adapter !== undefined && { adapter: service.adapter }),
         arrival: call.arrival,
         stop: plan.stop,
         includeStop: plan.includeStop,

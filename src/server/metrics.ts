@@ -39,6 +39,7 @@ export class Metrics {
     this.labels = { model_name: service.model.names[0], engine: '0' };
     const { engine } = service;
     this.gauges();
+    this.loras();
     this.counters();
     this.histograms();
     this.own();
@@ -124,6 +125,30 @@ export class Metrics {
       },
       1,
     );
+  }
+
+  /** Which adapters are at work, and when that was so: what a router that knows LoRA reads. */
+  private loras(): void {
+    const { engine, adapters } = this.service;
+    if (!adapters?.size) return;
+    new Gauge({
+      name: 'vllm:lora_requests_info',
+      help: 'Adapters of running and of waiting requests; the value is the time of the scrape.',
+      labelNames: ['max_lora', 'running_lora_adapters', 'waiting_lora_adapters'],
+      registers: [this.registry],
+      collect() {
+        const { runningAdapters, waitingAdapters } = engine.stats();
+        this.reset();
+        this.set(
+          {
+            max_lora: String(adapters.size),
+            running_lora_adapters: runningAdapters.join(','),
+            waiting_lora_adapters: waitingAdapters.join(','),
+          },
+          Date.now() / 1000,
+        );
+      },
+    });
   }
 
   private counters(): void {

@@ -40,8 +40,18 @@ export interface Service {
   /** Publishes what the prefix cache holds, where that was asked for. */
   kvEvents?: KvEventPublisher | undefined;
   version: string;
+  /** LoRA adapters over the model, by the name that requests choose them by; the engine's runner holds them. */
+  adapters?: ReadonlyMap<string, ServedAdapter> | undefined;
+  /** The one that this request chose: set in the view that `serviceFor` gives. */
+  adapter?: string;
   /** Further models beside the first by name, each with an engine of its own: what `--compare` shows side by side. */
   variants?: ReadonlyMap<string, Variant> | undefined;
+}
+
+export interface ServedAdapter {
+  /** Name of the folder it was read from. */
+  root: string;
+  rank: number;
 }
 
 export interface Variant {
@@ -50,19 +60,29 @@ export interface Variant {
   service: Service;
 }
 
-/** The service that a request's model names: one of the variants, or else the server's own. */
+/** The service that a request's model names: one of the variants, or else the server's own, with the adapter if it names one. */
 export function serviceFor(service: Service, requested: string | null | undefined): Service {
-  return service.variants?.get(requested ?? '')?.service ?? service;
+  const name = requested ?? '';
+  const variant = service.variants?.get(name)?.service;
+  if (variant !== undefined) return variant;
+  return service.adapters?.has(name) ? { ...service, adapter: name } : service;
 }
+
+/** Every name that a request may give as its model. */
+export const modelNames = ({ model, adapters, variants }: Service): string[] => [
+  ...model.names,
+  ...(adapters?.keys() ?? []),
+  ...(variants?.keys() ?? []),
+];
 
 /** The name to answer with. @throws FiligreeError model_not_found */
 export function resolveName(service: Service, requested: string | null | undefined): string {
-  const { names } = service.model;
-  if (requested === undefined || requested === null || requested === '') return names[0];
-  if (names.includes(requested) || service.variants?.has(requested)) return requested;
+  if (requested === undefined || requested === null || requested === '') return service.model.names[0];
+  const names = modelNames(service);
+  if (names.includes(requested)) return requested;
   throw new FiligreeError(
     'model_not_found',
-    `The model '${requested}' does not exist. This server has: ${[...names, ...(service.variants?.keys() ?? [])].join(', ')}.`,
+    `The model '${requested}' does not exist. This server has: ${names.join(', ')}.`,
     { param: 'model' },
   );
 }

@@ -20,10 +20,11 @@ export const TINY = { hidden: 64, intermediate: 160, layers: 3, heads: 4, kv: 2,
 export function denseModel(
   spoil: (name: string, values: Float32Array) => void = () => {},
   config: Record<string, unknown> = {},
+  shape: typeof TINY = TINY,
+  vocabulary = 40,
 ): ModelFolder {
   const folder = new ModelFolder();
-  const vocabulary = 40;
-  const { hidden, intermediate, layers, heads, kv, headDim } = TINY;
+  const { hidden, intermediate, layers, heads, kv, headDim } = shape;
   const random = noise(7);
   const tensors: Record<string, { dtype: string; shape: number[]; bytes: Uint8Array }> = {};
   const add = (name: string, shape: number[], value: () => number) => {

@@ -1,6 +1,6 @@
 import Type from 'typebox';
 import { errorResponses } from '../schemas/common.js';
-import { resolveName, type Service, serviceFor } from '../service.js';
+import { modelNames, resolveName, type Service, serviceFor } from '../service.js';
 import type { Api } from './api.js';
 
 const modelSchema = Type.Object(
@@ -10,7 +10,7 @@ const modelSchema = Type.Object(
     created: Type.Integer(),
     owned_by: Type.String(),
     root: Type.String(),
-    parent: Type.Null(),
+    parent: Type.Union([Type.String(), Type.Null()]),
     max_model_len: Type.Integer(),
     architecture: Type.String(),
     format: Type.String(),
@@ -23,7 +23,8 @@ const modelSchema = Type.Object(
 
 export function modelRoutes(api: Api, service: Service): void {
   const describe = (id: string) => {
-    const { engine, model } = serviceFor(service, id);
+    const { engine, model, adapter, adapters } = serviceFor(service, id);
+    const lora = adapter === undefined ? undefined : adapters?.get(adapter);
     const { info } = engine;
     const { names, architecture, created } = model;
     const largest = Object.entries(info.formats).sort((x, y) => y[1] - x[1])[0];
@@ -32,8 +33,9 @@ export function modelRoutes(api: Api, service: Service): void {
       object: 'model' as const,
       created,
       owned_by: 'filigree',
-      root: names[0],
-      parent: null,
+      root: lora?.root ?? names[0],
+      /** Of an adapter: the model that it changes. */
+      parent: lora === undefined ? null : names[0],
       max_model_len: info.maxModelLen,
       architecture,
       /** The format of most bytes; `formats` has all. */
@@ -43,9 +45,9 @@ export function modelRoutes(api: Api, service: Service): void {
       weight_bytes: info.weightBytes,
       dense_f32_bytes: info.denseF32Bytes,
       kv_type: info.kvType,
+      ...(lora !== undefined && { lora_rank: lora.rank }),
     };
   };
-  const all = () => [...service.model.names, ...(service.variants?.keys() ?? [])];
   api.get(
     '/v1/models',
     {
@@ -58,7 +60,7 @@ export function modelRoutes(api: Api, service: Service): void {
         },
       },
     },
-    async () => ({ object: 'list' as const, data: all().map(describe) }),
+    async () => ({ object: 'list' as const, data: modelNames(service).map(describe) }),
   );
   // A wildcard: names may hold slashes.
   api.get(

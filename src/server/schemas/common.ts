@@ -145,7 +145,7 @@ export const messageSchema = Type.Object(
 export const modelField = Type.Optional(
   Type.Unsafe<string | null>({
     type: ['string', 'null'],
-    description: 'One of `/v1/models`; left out: the only one.',
+    description: 'One of `/v1/models`; left out: the base.',
   }),
 );
 

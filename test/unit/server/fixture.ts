@@ -125,6 +125,8 @@ export class FakeRunner implements ModelRunner {
   hold: Promise<void> | null = null;
   steps = 0;
   closed = false;
+  /** Adapters of the slots opened so far; null is the base. */
+  readonly opened: (string | null)[] = [];
 
   constructor(
     public script: Script,
@@ -155,7 +157,14 @@ export class FakeRunner implements ModelRunner {
     };
   }
 
-  openSlot(slot: number, params: SamplingParams, prompt: Int32Array, output: Int32Array): void {
+  openSlot(
+    slot: number,
+    params: SamplingParams,
+    prompt: Int32Array,
+    output: Int32Array,
+    adapter?: string,
+  ): void {
+    this.opened.push(adapter ?? null);
     const matcher = params.constraint
       ? createMatcher(params.constraint.grammar, params.constraint.continuation)
       : null;
@@ -263,6 +272,7 @@ export async function serve(
     runner?: Partial<RunnerInfo>;
     template?: null;
     kvEvents?: Service['kvEvents'];
+    service?: Partial<Service>;
   } = {},
 ): Promise<Fixture> {
   const runner = new FakeRunner(script, options.runner);
@@ -290,6 +300,7 @@ export async function serve(
       architecture: 'llama',
       created: 1_700_000_000,
     },
+    ...options.service,
   };
   const app = await buildApp(service, options.server);
   return {
