@@ -26,6 +26,7 @@ const typescript = {
   'src/server': ['src/errors', 'src/config', 'src/engine', 'src/grammar', 'src/model', 'src/tokenizer'],
   bench: ['src/errors', 'src/config', 'src/engine', 'src/model', 'src/tokenizer', 'src/native', 'src/server'],
   'src/cli': ['src', 'bench'],
+  'src/commands': ['src/cli'],
   'src/main': ['src'],
   'src/index': ['src'],
 };

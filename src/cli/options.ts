@@ -7,7 +7,7 @@ export interface AdapterChoice {
   path: string;
 }
 
-/** A parser for commander, of a flag that may be given several times. */
+/** A parser of `--lora`, which may be given several times. */
 export function adapters(text: string, before: readonly AdapterChoice[] | undefined): AdapterChoice[] {
   const [, name, path] = /^([^=]+)=(.+)$/s.exec(text) ?? [];
   if (name === undefined || path === undefined)
@@ -33,6 +33,18 @@ export interface ModelOptions {
   /** `serve` alone: what messages spell counts as control tokens. */
   trustSpecialTokens?: boolean;
 }
+
+/** What commands say of the model they take. */
+export const MODEL = 'a folder, a .gguf file or a name; left out: the embedded default';
+
+/** A parser for commander, of a flag that may be given several times. */
+export const many = (value: string, before: string[] | undefined): string[] => [...(before ?? []), value];
+
+/** The same where one may also list several, separated by commas. */
+export const listOf = (value: string, before: string[] | undefined): string[] => [
+  ...(before ?? []),
+  ...value.split(','),
+];
 
 /** A parser for commander: whole numbers in a range. */
 export function whole(least: number, most = Number.MAX_SAFE_INTEGER): (text: string) => number {
