@@ -1,7 +1,7 @@
 import { type Command, Option } from 'commander';
 import { MODEL, many, whole } from '../cli/options.js';
 
-/** Flags and examples of `bench`: and its `serve`, `peers` and `kernels`. */
+/** Flags and examples of `bench` and of its `serve`, `peers` and `kernels`. */
 export function addBench(program: Command): void {
   /** What `bench` and `bench peers` share: which of ours take part, and under which conditions. */
   const withContest = (command: Command) =>

@@ -1,5 +1,6 @@
 import { EventEmitter } from 'node:events';
 import { FiligreeError } from '../errors.js';
+import { queueFull, validateRequest } from './admission.js';
 import { BlockManager } from './block-manager.js';
 import { type CacheEvent, CacheJournal } from './cache-journal.js';
 import { Generation } from './generation.js';
@@ -7,9 +8,17 @@ import type { ModelRunner, RunnerInfo, StepOutput } from './model-runner.js';
 import type { FinishEvent, GenerateRequest, RequestTimings } from './request.js';
 import { type Schedule, Scheduler, type SequenceUpdate } from './scheduler.js';
 import { Sequence } from './sequence.js';
+import {
+  type EngineStats,
+  type FinishedInfo,
+  type RequestClock,
+  type StepInfo,
+  Telemetry,
+} from './telemetry.js';
 
 export { Generation } from './generation.js';
 export type * from './request.js';
+export type { EngineStats, FinishedInfo, StepInfo } from './telemetry.js';
 
 export interface EngineOptions {
   /** Sequences that run at once; at most the runner's slots. */
@@ -27,47 +36,6 @@ export interface EngineOptions {
   cacheEventSeed?: string | undefined;
 }
 
-export interface EngineStats {
-  running: number;
-  waiting: number;
-  waitingTokens: number;
-  numBlocks: number;
-  usedBlocks: number;
-  /** Used share of the KV cache, 0 to 1; free cached blocks count as free. */
-  kvUsage: number;
-  /** Totals since the start. */
-  promptTokens: number;
-  generationTokens: number;
-  prefixQueries: number;
-  prefixHits: number;
-  preemptions: number;
-  steps: number;
-  failedSteps: number;
-  /** Adapters of the sequences that run, and of those that wait. */
-  runningAdapters: string[];
-  waitingAdapters: string[];
-}
-
-/** One step, as metrics want it. Milliseconds. */
-export interface StepInfo {
-  durationMs: number;
-  /** The part of it that the runner computed; the rest is the way there and back. Null where the runner does not say. */
-  computeMs: number | null;
-  /** From the end of the step before it to its start: what JavaScript kept the runner waiting. Null after idling. */
-  gapMs: number | null;
-  sequences: number;
-  tokens: number;
-  prefillTokens: number;
-  /** Arrival to first token, of the sequences whose first token this step gave. */
-  timeToFirstTokenMs: number[];
-  /** Since the sequence's token before, of all others that got one. */
-  interTokenMs: number[];
-}
-
-export interface FinishedInfo extends FinishEvent {
-  id: string;
-}
-
 interface EngineEvents {
   step: [StepInfo];
   finished: [FinishedInfo];
@@ -76,13 +44,9 @@ interface EngineEvents {
 }
 
 /** A request in the engine's care: its sequence, its reader, and when what happened. */
-interface Tracked {
+interface Tracked extends RequestClock {
   sequence: Sequence;
   generation: Generation;
-  arrival: number;
-  scheduled: number | null;
-  firstToken: number | null;
-  lastToken: number | null;
 }
 
 /** Steps that fail one after another before the engine calls itself unhealthy. */
@@ -105,12 +69,10 @@ export class Engine extends EventEmitter<EngineEvents> {
   private readonly tracked = new Map<Sequence, Tracked>();
   private submitted = 0;
   private looping: Promise<void> | null = null;
-  private stepStarted: number | null = null;
-  private stepEnded: number | null = null;
   private consecutiveFailures = 0;
   private state: 'serving' | 'draining' | 'closed' = 'serving';
   private fatal: Error | null = null;
-  private readonly totals = { promptTokens: 0, generationTokens: 0, steps: 0, failedSteps: 0 };
+  private readonly telemetry = new Telemetry();
   private whenEmpty: (() => void)[] = [];
 
   constructor(
@@ -137,7 +99,7 @@ export class Engine extends EventEmitter<EngineEvents> {
    */
   submit(request: GenerateRequest): Generation {
     this.assertAccepts();
-    this.validate(request);
+    validateRequest(request, this.info);
     const { scheduler } = this;
     if (
       scheduler.waiting.length > 0 &&
@@ -191,7 +153,7 @@ export class Engine extends EventEmitter<EngineEvents> {
       numBlocks: blocks.numBlocks,
       usedBlocks: blocks.used,
       kvUsage: blocks.used / blocks.numBlocks,
-      ...this.totals,
+      ...this.telemetry.totals,
       ...counters,
       runningAdapters: adaptersOf(running),
       waitingAdapters: adaptersOf(waiting),
@@ -202,11 +164,7 @@ export class Engine extends EventEmitter<EngineEvents> {
   healthy(): boolean {
     if (this.fatal !== null || this.consecutiveFailures >= FAILURES_UNTIL_UNHEALTHY) return false;
     const { watchdogMs } = this.options;
-    return (
-      watchdogMs === undefined ||
-      this.stepStarted === null ||
-      performance.now() - this.stepStarted <= watchdogMs
-    );
+    return watchdogMs === undefined || !this.telemetry.overdue(watchdogMs);
   }
 
   /** Admits nothing more and waits for what runs; what is left after `timeoutMs` is cancelled. */
@@ -242,33 +200,6 @@ export class Engine extends EventEmitter<EngineEvents> {
     this.scheduler.check();
   }
 
-  private validate(request: GenerateRequest): void {
-    const { prompt, maxTokens, adapter } = request;
-    const { maxModelLen, vocabSize, adapters } = this.info;
-    if (adapter !== undefined && !adapters?.includes(adapter))
-      throw new FiligreeError('model_not_found', `There is no adapter '${adapter}'.`);
-    if (prompt.length === 0) throw new FiligreeError('invalid_value', 'The prompt is empty.');
-    if (!Number.isInteger(maxTokens) || maxTokens < 0) {
-      throw new FiligreeError(
-        'invalid_value',
-        `max_tokens must be a whole number from 0 on, got ${maxTokens}.`,
-      );
-    }
-    const room = maxModelLen - (maxTokens > 0 ? 1 : 0);
-    if (prompt.length > room) {
-      throw new FiligreeError(
-        'context_length_exceeded',
-        `This model's maximum context length is ${maxModelLen} tokens, but the prompt has ${prompt.length}` +
-          `${maxTokens > 0 ? ' and at least one token is to be generated' : ''}. Shorten the prompt.`,
-      );
-    }
-    for (const id of prompt) {
-      if (id < 0 || id >= vocabSize) {
-        throw new FiligreeError('invalid_value', `Token id ${id} is outside the vocabulary of ${vocabSize}.`);
-      }
-    }
-  }
-
   private wake(): void {
     if (this.looping !== null || this.fatal !== null) return;
     // In the next turn of the event loop, so that requests that arrive together start together.
@@ -278,7 +209,7 @@ export class Engine extends EventEmitter<EngineEvents> {
   private async loop(): Promise<void> {
     try {
       let unread: SequenceUpdate[] = [];
-      this.stepEnded = null;
+      this.telemetry.idle();
       for (;;) {
         const schedule = this.prepare();
         if (schedule === null) {
@@ -324,7 +255,7 @@ export class Engine extends EventEmitter<EngineEvents> {
 
   /** Starts the step, delivers the one before it meanwhile, and waits. Null when the step failed. */
   private async run(schedule: Schedule, unread: SequenceUpdate[]): Promise<StepOutput[] | null> {
-    this.stepStarted = performance.now();
+    this.telemetry.begin();
     // A runner that throws at once is one that rejects.
     const step = (async () => this.runner.step(schedule.record))();
     this.deliver(unread);
@@ -333,10 +264,8 @@ export class Engine extends EventEmitter<EngineEvents> {
       this.consecutiveFailures = 0;
       return outputs;
     } catch (error) {
-      this.totals.failedSteps++;
+      this.telemetry.fail();
       this.consecutiveFailures++;
-      this.stepStarted = null;
-      this.stepEnded = null;
       for (const sequence of this.scheduler.failStep(engineFailed(error as Error))) this.finish(sequence);
       return null;
     }
@@ -344,39 +273,13 @@ export class Engine extends EventEmitter<EngineEvents> {
 
   /** Takes a step's results into the schedule, keeps time, reports the step. */
   private land(schedule: Schedule, outputs: StepOutput[]): SequenceUpdate[] {
-    const now = performance.now();
-    const started = this.stepStarted as number;
-    const info: StepInfo = {
-      durationMs: now - started,
-      computeMs: this.runner.computeMs ?? null,
-      gapMs: this.stepEnded === null ? null : started - this.stepEnded,
-      sequences: outputs.length,
-      tokens: 0,
-      prefillTokens: 0,
-      timeToFirstTokenMs: [],
-      interTokenMs: [],
-    };
-    this.stepStarted = null;
-    this.stepEnded = now;
-    for (const entry of schedule.record.entries) {
-      info.tokens += entry.tokens.length;
-    }
-    info.prefillTokens = schedule.prefillTokens;
+    const info = this.telemetry.end(schedule, this.runner.computeMs ?? null);
     const updates = this.scheduler.update(outputs);
     for (const { sequence, token, forced } of updates) {
       const tracked = this.tracked.get(sequence);
       if (token === null || tracked === undefined) continue;
-      this.totals.generationTokens += 1 + forced.length;
-      if (tracked.lastToken === null) {
-        tracked.firstToken = now;
-        this.totals.promptTokens += sequence.promptLength;
-        info.timeToFirstTokenMs.push(now - tracked.arrival);
-      } else {
-        info.interTokenMs.push(now - tracked.lastToken);
-      }
-      tracked.lastToken = now;
+      this.telemetry.gain(info, tracked, 1 + forced.length, sequence.promptLength);
     }
-    this.totals.steps++;
     this.report('step', info);
     return updates;
   }
@@ -450,7 +353,7 @@ export class Engine extends EventEmitter<EngineEvents> {
   /** An invariant of ours is broken: what follows could be anyone's tokens, so nothing follows. */
   private fail(error: Error): void {
     this.fatal = error;
-    this.stepStarted = null;
+    this.telemetry.stop();
     this.looping = null;
     for (const { sequence } of [...this.tracked.values()]) {
       sequence.finishReason = 'error';
@@ -474,12 +377,6 @@ export class Engine extends EventEmitter<EngineEvents> {
 const adaptersOf = (sequences: readonly Sequence[]): string[] => [
   ...new Set(sequences.flatMap(({ request }) => request.adapter ?? [])),
 ];
-
-function queueFull(what: string): FiligreeError {
-  return new FiligreeError('queue_full', `The queue is full: too many ${what} are waiting. Retry later.`, {
-    retryAfter: 1,
-  });
-}
 
 function engineFailed(cause: Error): FiligreeError {
   return new FiligreeError('engine_failed', `The engine failed: ${cause.message}`, { cause });
