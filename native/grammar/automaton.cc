@@ -48,15 +48,17 @@ Automaton::Automaton(RuleSet rules) : rules_(std::move(rules)) {
 uint32_t Automaton::rule_start(uint32_t rule) {
   if (rule_starts_[rule] < 0) {
     const Rule& r = rules_.rules[rule];
-    const uint32_t made = intern({r.start}, r.accept);
+    std::vector<uint32_t> nodes{r.start};
+    const uint32_t made = intern(nodes, r.accept);
     rule_starts_[rule] = static_cast<int32_t>(made);
   }
   return static_cast<uint32_t>(rule_starts_[rule]);
 }
 
-uint32_t Automaton::intern(std::vector<uint32_t> nodes, uint32_t accept_node) {
+uint32_t Automaton::intern(std::vector<uint32_t>& nodes, uint32_t accept_node) {
   ++round_;
-  std::vector<uint32_t> kept;
+  std::vector<uint32_t>& kept = kept_;
+  kept.clear();
   for (const uint32_t node : nodes) stamp_[node] = round_;
   bool has_bytes = false, has_calls = false, accept = false;
   for (size_t i = 0; i < nodes.size(); ++i) {
@@ -77,11 +79,12 @@ uint32_t Automaton::intern(std::vector<uint32_t> nodes, uint32_t accept_node) {
   }
   std::sort(kept.begin(), kept.end());
   kept.push_back(accept_node);  // rules share no nodes, but an empty set would not say whose it is
-  const auto [entry, fresh] = ids_.try_emplace(std::move(kept), static_cast<uint32_t>(states_.size()));
-  if (!fresh) return entry->second;
+  if (const auto known = ids_.find(kept); known != ids_.end()) return known->second;
   if (states_.size() >= Limits::states) too_ambiguous("states");
+  const auto id = static_cast<uint32_t>(states_.size());
+  ids_.emplace(kept, id);
   State state;
-  state.nodes.assign(entry->first.begin(), entry->first.end() - 1);
+  state.nodes.assign(kept.begin(), kept.end() - 1);
   state.accept = accept;
   state.has_bytes = has_bytes;
   state.has_calls = has_calls;
@@ -89,24 +92,40 @@ uint32_t Automaton::intern(std::vector<uint32_t> nodes, uint32_t accept_node) {
   states_.push_back(std::move(state));
   simple_.push_back(accept || has_calls ? 0 : 1);
   next_.resize(next_.size() + classes_, kUnmade);
-  return entry->second;
+  return id;
 }
 
-int32_t Automaton::make_step(uint32_t state, uint8_t byte) {
-  std::vector<uint32_t> nodes;
+// All of a state's steps at once: bytes that its own edges do not tell apart, most of them, are looked up together.
+void Automaton::make_row(uint32_t state) {
+  std::array<uint8_t, 257> cut{};
   for (const uint32_t node : states_[state].nodes) {
     rules_.nfa.each(node, [&](const Edge& edge) {
-      if (edge.kind == Edge::Kind::bytes && edge.low <= byte && byte <= edge.high) nodes.push_back(edge.to);
+      if (edge.kind == Edge::Kind::bytes) cut[edge.low] = cut[edge.high + 1u] = 1;
     });
   }
-  int32_t next = kDead;
-  if (!nodes.empty()) {
-    std::sort(nodes.begin(), nodes.end());
-    nodes.erase(std::unique(nodes.begin(), nodes.end()), nodes.end());
-    next = static_cast<int32_t>(intern(std::move(nodes), states_[state].accept_node));
+  std::array<uint8_t, 256> part_of{};  // the parts that the edges cut the bytes into
+  uint8_t part = 0;
+  for (size_t byte = 1; byte < 256; ++byte) part_of[byte] = part = static_cast<uint8_t>(part + cut[byte]);
+
+  reached_.clear();
+  for (const uint32_t node : states_[state].nodes) {
+    rules_.nfa.each(node, [&](const Edge& edge) {
+      if (edge.kind != Edge::Kind::bytes) return;
+      for (uint32_t p = part_of[edge.low]; p <= part_of[edge.high]; ++p) reached_.emplace_back(p, edge.to);
+    });
   }
-  next_[state * classes_ + class_of_[byte]] = next;
-  return next;
+  std::sort(reached_.begin(), reached_.end());
+  reached_.erase(std::unique(reached_.begin(), reached_.end()), reached_.end());
+  std::array<int32_t, 256> to;  // by part
+  to.fill(kDead);
+  const uint32_t accept_node = states_[state].accept_node;
+  for (size_t i = 0; i < reached_.size();) {
+    const uint32_t here = reached_[i].first;
+    set_.clear();
+    for (; i < reached_.size() && reached_[i].first == here; ++i) set_.push_back(reached_[i].second);
+    to[here] = static_cast<int32_t>(intern(set_, accept_node));
+  }
+  for (size_t byte = 0; byte < 256; ++byte) next_[state * classes_ + class_of_[byte]] = to[part_of[byte]];
 }
 
 const std::vector<Automaton::Call>& Automaton::calls(uint32_t state) {
@@ -124,7 +143,7 @@ const std::vector<Automaton::Call>& Automaton::calls(uint32_t state) {
       std::vector<uint32_t> targets;
       const uint32_t rule = edges[i].first;
       for (; i < edges.size() && edges[i].first == rule; ++i) targets.push_back(edges[i].second);
-      const uint32_t target = intern(std::move(targets), states_[state].accept_node);
+      const uint32_t target = intern(targets, states_[state].accept_node);
       made.push_back({rule_start(rule), target});
     }
     states_[state].calls = std::move(made);

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "grammar/nfa.h"
@@ -41,9 +42,15 @@ class Automaton {
 
   uint32_t start() const { return start_; }
   // The state after a byte, or kDead.
-  int32_t step(uint32_t state, uint8_t byte) {
-    const int32_t next = next_[state * classes_ + class_of_[byte]];
-    return next == kUnmade ? make_step(state, byte) : next;
+  int32_t step(uint32_t state, uint8_t byte) { return step_class(state, class_of_[byte]); }
+  // Bytes that no edge of the grammar tells apart are of one class, in 0 .. class_count().
+  uint8_t class_of(uint8_t byte) const { return class_of_[byte]; }
+  size_t class_count() const { return classes_; }
+  int32_t step_class(uint32_t state, uint8_t byte_class) {
+    const int32_t next = next_[state * classes_ + byte_class];
+    if (next != kUnmade) return next;
+    make_row(state);
+    return next_[state * classes_ + byte_class];
   }
   // Neither the end of a rule nor a call: entering it means nothing but being there.
   bool simple(uint32_t state) const { return simple_[state] != 0; }
@@ -76,8 +83,9 @@ class Automaton {
   };
   static constexpr int32_t kUnmade = -2;
 
-  int32_t make_step(uint32_t state, uint8_t byte);
-  uint32_t intern(std::vector<uint32_t> nodes, uint32_t accept_node);
+  void make_row(uint32_t state);
+  // `nodes` is used up.
+  uint32_t intern(std::vector<uint32_t>& nodes, uint32_t accept_node);
   uint32_t rule_start(uint32_t rule);
   uint32_t push(uint32_t state, uint32_t rest);
 
@@ -95,9 +103,11 @@ class Automaton {
   std::unordered_map<std::vector<uint32_t>, uint32_t, Hash> ids_;
   std::vector<Stack> stacks_;
   std::unordered_map<uint64_t, uint32_t> stack_ids_;
-  // Scratch of intern() and enter().
+  // Scratch of intern(), make_row() and enter().
   std::vector<uint32_t> stamp_;
   uint32_t round_ = 0;
+  std::vector<uint32_t> set_, kept_;
+  std::vector<std::pair<uint32_t, uint32_t>> reached_;  // part of the bytes, node
   std::vector<Thread> entered_;
 };
 

@@ -2,9 +2,7 @@
 
 #include <algorithm>
 #include <optional>
-#include <string>
 
-#include "base/status.h"
 #include "grammar/program.h"
 
 namespace filigree::grammar {
@@ -24,48 +22,11 @@ size_t Grammar::KeyHash::operator()(const std::vector<uint64_t>& key) const {
 }
 
 Grammar::Grammar(std::shared_ptr<const Vocabulary> vocabulary, std::span<const int32_t> program)
-    : vocabulary_(std::move(vocabulary)), automaton_(compile(program)) {}
+    : vocabulary_(std::move(vocabulary)), automaton_(compile(program)), walk_(automaton_) {}
 
 Grammar::Statistics Grammar::statistics() const {
   const std::lock_guard lock(mutex_);
   return {automaton_.state_count(), automaton_.stack_count(), state_masks_.size() + masks_.size()};
-}
-
-void Grammar::walk(const TokenTrie& trie, uint32_t node, TokenMask& mask, std::vector<uint32_t>* leaves) {
-  const size_t base = trie.depth[node];
-  std::vector<size_t>& levels =
-      levels_;  // by depth: where its threads end; they begin where those of the depth above end
-  levels.assign(base + 1, threads_.size());
-  const uint32_t end = trie.end[node];
-  for (uint32_t i = node + 1; i < end;) {
-    const size_t depth = trie.depth[i];
-    const size_t begin = depth == base + 1 ? 0 : levels[depth - 2], above = levels[depth - 1];
-    threads_.resize(above);
-    steps_ += 1 + above - begin;
-    if (steps_ > Limits::mask_steps) {
-      throw Error(ErrorCode::unsupported, "the constraint is too ambiguous to be computed in time");
-    }
-    Automaton::Outcome outcome;
-    const int32_t only =
-        above - begin == 1 ? automaton_.step(threads_[begin].state, trie.byte[i]) : Automaton::kDead;
-    if (only >= 0 && automaton_.simple(static_cast<uint32_t>(only))) {  // by far the most
-      threads_.push_back({static_cast<uint32_t>(only), threads_[begin].stack});
-    } else if (only >= 0 || above - begin > 1) {
-      outcome = automaton_.read(threads_, begin, above, trie.byte[i]);
-    }
-    const bool alive = threads_.size() > above;
-    if (alive || outcome.complete || outcome.left) {
-      for (uint32_t t = trie.first_token[i]; t < trie.first_token[i + 1]; ++t) set(mask, trie.tokens[t]);
-    }
-    if (outcome.left && leaves != nullptr && trie.end[i] > i + 1) leaves->push_back(i);
-    if (!alive) {
-      i = trie.end[i];
-      continue;
-    }
-    if (levels.size() <= depth) levels.resize(depth + 1);
-    levels[depth] = threads_.size();
-    ++i;
-  }
 }
 
 // How many plain characters a state takes, if after each of them it stands in one state again whichever they were: then every
@@ -165,8 +126,8 @@ std::shared_ptr<const StateMask> Grammar::state_mask(uint32_t state, bool root) 
     made->tokens.assign(vocabulary_->words(), 0);
   }
   // Only what follows a byte: where the rule may end here, its callers are threads of their own.
-  threads_.assign(1, {state, root ? Automaton::kRoot : Automaton::kUnknown});
-  walk(trie(made->cut), 0, made->tokens, &made->leaves);
+  const Thread thread{state, root ? Automaton::kRoot : Automaton::kUnknown};
+  walk_.run(trie(made->cut), 0, {&thread, 1}, made->tokens, &made->leaves);
   if (state_masks_.size() >= kStateMasks) state_masks_.clear();
   state_masks_.emplace(key, made);
   return made;
@@ -182,10 +143,7 @@ void Grammar::add_thread(Thread thread, TokenMask& mask) {
   automaton_.enter({automaton_.return_state(thread.stack), automaton_.rest_of(thread.stack)}, callers, 0,
                    outcome);
   if (callers.empty()) return;
-  for (const uint32_t leaf : own->leaves) {
-    threads_ = callers;
-    walk(trie(own->cut), leaf, mask, nullptr);
-  }
+  for (const uint32_t leaf : own->leaves) walk_.run(trie(own->cut), leaf, callers, mask, nullptr);
 }
 
 std::shared_ptr<const TokenMask> Grammar::mask(std::span<const Thread> threads, bool complete) {
@@ -196,14 +154,13 @@ std::shared_ptr<const TokenMask> Grammar::mask(std::span<const Thread> threads, 
   key.push_back(complete ? 1 : 0);
   if (const auto known = masks_.find(key); known != masks_.end()) return known->second;
 
-  steps_ = 0;
+  walk_.begin_mask();
   auto made = std::make_shared<TokenMask>(vocabulary_->words(), 0);
   uint32_t deepest = 0;
   for (const Thread thread : threads) deepest = std::max(deepest, automaton_.depth_of(thread.stack));
   if (deepest + vocabulary_->all().deepest >= Limits::stack_depth) {
     // Near the limit of nesting, what a state allows depends on its depth.
-    threads_.assign(threads.begin(), threads.end());
-    walk(vocabulary_->all(), 0, *made, nullptr);
+    walk_.run(vocabulary_->all(), 0, threads, *made, nullptr);
   } else {
     for (const Thread thread : threads) add_thread(thread, *made);
   }

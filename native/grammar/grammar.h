@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "grammar/automaton.h"
+#include "grammar/token_walk.h"
 #include "grammar/vocabulary.h"
 
 namespace filigree::grammar {
@@ -44,9 +45,6 @@ class Grammar {
   std::shared_ptr<const TokenMask> mask(std::span<const Thread> threads, bool complete);
   std::shared_ptr<const StateMask> state_mask(uint32_t state, bool root);
   void add_thread(Thread thread, TokenMask& mask);
-  // Adds the tokens below `node` that threads_, which have read its bytes, go on with; and the nodes at which a rule whose
-  // caller is unknown ended.
-  void walk(const TokenTrie& trie, uint32_t node, TokenMask& mask, std::vector<uint32_t>* leaves);
   const TokenTrie& trie(bool cut) const { return cut ? vocabulary_->not_plain() : vocabulary_->all(); }
   int32_t plain_run(uint32_t state, bool root);
 
@@ -60,9 +58,7 @@ class Grammar {
   std::unordered_map<uint64_t, std::shared_ptr<const StateMask>> state_masks_;  // state, root
   std::unordered_map<std::vector<uint64_t>, std::shared_ptr<const TokenMask>, KeyHash> masks_;
   std::unordered_map<uint64_t, int32_t> runs_;
-  std::vector<Thread> threads_;  // of a walk, level by level
-  std::vector<size_t> levels_;
-  size_t steps_ = 0;
+  TokenWalk walk_;
 };
 
 // One text under a constraint: where its reading stands.

@@ -37,9 +37,8 @@ const TokenMask& Matcher::mask() {
     for (uint32_t t = trie.first_token[node]; t < trie.first_token[node + 1]; ++t) {
       (*start)[trie.tokens[t] / 64] |= uint64_t{1} << (trie.tokens[t] % 64);
     }
-    grammar_->steps_ = 0;
-    grammar_->threads_ = threads_;
-    grammar_->walk(trie, node, *start, nullptr);
+    grammar_->walk_.begin_mask();
+    grammar_->walk_.run(trie, node, threads_, *start, nullptr);
   }
   mask_ = std::move(start);
   return *mask_;

@@ -1,97 +1,19 @@
 #include "grammar/program.h"
 
 #include <algorithm>
-#include <map>
 #include <string>
-#include <utility>
 
 #include "base/status.h"
+#include "grammar/characters.h"
 #include "grammar/determinize.h"
 #include "grammar/nfa.h"
+#include "grammar/rule_checks.h"
 #include "grammar/token_bytes.h"
 
 namespace filigree::grammar {
 namespace {
 
 [[noreturn]] void refuse(const std::string& what) { throw Error(ErrorCode::invalid_argument, what); }
-
-using Ranges = std::vector<std::pair<uint32_t, uint32_t>>;
-
-// One character of `ranges` from `from` to `to` as UTF-8. Equal tails are shared: a class of a whole alphabet stays small.
-class CharacterBuilder {
- public:
-  CharacterBuilder(Nfa& nfa, uint32_t to, size_t& work) : nfa_(nfa), to_(to), work_(work) {}
-
-  void build(uint32_t from, const Ranges& ranges) {
-    struct Form {
-      uint32_t first, last;  // code points written in this many bytes
-      int continuation;
-      uint8_t lead;
-    };
-    for (const Form& form : {Form{0, 0x7f, 0, 0x00}, Form{0x80, 0x7ff, 1, 0xc0}, Form{0x800, 0xffff, 2, 0xe0},
-                             Form{0x10000, 0x10ffff, 3, 0xf0}}) {
-      Ranges part;
-      for (const auto& [low, high] : ranges) {
-        const uint32_t a = std::max(low, form.first), b = std::min(high, form.last);
-        if (a <= b) part.emplace_back(a, b);
-      }
-      if (!part.empty()) lead(from, part, form.continuation, form.lead);
-    }
-  }
-
- private:
-  // The bytes of one position: low bytes of `part`, which counts from the start of its block.
-  void lead(uint32_t from, const Ranges& part, int continuation, uint8_t base) {
-    const uint32_t block = uint32_t{1} << (6 * continuation);
-    uint32_t run_low = 0, run_high = 0, run_to = kNone;
-    const auto flush = [&] {
-      if (run_to != kNone) {
-        nfa_.bytes(from, static_cast<uint8_t>(base + run_low), static_cast<uint8_t>(base + run_high), run_to);
-      }
-    };
-    size_t first = 0;
-    for (uint32_t byte = part.front().first / block; byte <= part.back().second / block; ++byte) {
-      const uint32_t begin = byte * block, end = begin + block - 1;
-      while (first < part.size() && part[first].second < begin) ++first;
-      if (first < part.size() && part[first].first > end) {
-        byte = part[first].first / block - 1;  // nothing before the next range
-        continue;
-      }
-      Ranges inside;
-      for (size_t i = first; i < part.size() && part[i].first <= end; ++i) {
-        ++work_;
-        inside.emplace_back(std::max(part[i].first, begin) - begin, std::min(part[i].second, end) - begin);
-      }
-      if (inside.empty()) continue;
-      const uint32_t to = continuation == 0 ? to_ : tail(inside, continuation - 1);
-      if (to == run_to && byte == run_high + 1) {
-        run_high = byte;
-        continue;
-      }
-      flush();
-      run_low = run_high = byte;
-      run_to = to;
-    }
-    flush();
-  }
-
-  uint32_t tail(const Ranges& ranges, int continuation) {
-    const auto [entry, fresh] = tails_.try_emplace({continuation, ranges}, 0);
-    if (fresh) {
-      const uint32_t node = nfa_.add_node();
-      entry->second = node;
-      lead(node, ranges, continuation, 0x80);
-      return node;
-    }
-    return entry->second;
-  }
-
-  static constexpr uint32_t kNone = ~uint32_t{0};
-  Nfa& nfa_;
-  uint32_t to_;
-  size_t& work_;
-  std::map<std::pair<int, Ranges>, uint32_t> tails_;
-};
 
 class Compiler {
  public:
@@ -159,7 +81,7 @@ class Compiler {
         return nfa.epsilon(here, to);
       }
       case Op::chars: {
-        Ranges ranges;
+        CharacterRanges ranges;
         for (size_t n = count(at); n > 0; --n) {
           const int32_t low = number(at, "character"), high = number(at, "character");
           if (low < 0 || high < low || high > 0x10ffff ||
@@ -177,7 +99,7 @@ class Compiler {
             if (x <= y) ranges.emplace_back(x, y);
           }
         }
-        if (!ranges.empty()) CharacterBuilder(nfa, to, work_).build(from, ranges);
+        if (!ranges.empty()) add_character(nfa, from, to, ranges, work_);
         return;
       }
       case Op::sequence: {
@@ -361,118 +283,6 @@ class Compiler {
   uint32_t rules_ = 0;
   size_t work_ = 0;
 };
-
-// Rules that derive some text, found from below; then nothing but what leads to the end of a rule is kept.
-void trim(RuleSet& set) {
-  Nfa& nfa = set.nfa;
-  std::vector<std::vector<uint32_t>> reversed(nfa.size());
-  std::vector<std::vector<std::pair<uint32_t, uint32_t>>> callers(set.rules.size());  // (from, to) by rule
-  for (uint32_t node = 0; node < nfa.size(); ++node) {
-    nfa.each(node, [&](const Edge& edge) {
-      if (edge.kind == Edge::Kind::call) {
-        callers[edge.rule].emplace_back(node, edge.to);
-      } else {
-        reversed[edge.to].push_back(node);
-      }
-    });
-  }
-  std::vector<bool> live(nfa.size(), false), productive(set.rules.size(), false);
-  std::vector<std::vector<uint32_t>> waiting(
-      nfa.size());  // callers of productive rules, by the node behind the call
-  std::vector<uint32_t> rule_of_start(nfa.size(), ~uint32_t{0});
-  for (uint32_t r = 0; r < set.rules.size(); ++r) rule_of_start[set.rules[r].start] = r;
-  std::vector<uint32_t> work;
-  const auto reach = [&](uint32_t node) {
-    if (live[node]) return;
-    live[node] = true;
-    work.push_back(node);
-  };
-  for (const Rule& rule : set.rules) reach(rule.accept);
-  while (!work.empty()) {
-    const uint32_t node = work.back();
-    work.pop_back();
-    for (const uint32_t from : reversed[node]) reach(from);
-    for (const uint32_t from : waiting[node]) reach(from);
-    const uint32_t rule = rule_of_start[node];
-    if (rule == ~uint32_t{0} || productive[rule]) continue;
-    productive[rule] = true;
-    for (const auto& [from, to] : callers[rule]) {
-      waiting[to].push_back(from);
-      if (live[to]) reach(from);
-    }
-  }
-  if (!productive[set.start]) refuse("no text satisfies the constraint");
-  for (uint32_t node = 0; node < nfa.size(); ++node) {
-    nfa.filter(node, [&](const Edge& edge) {
-      return live[edge.to] && (edge.kind != Edge::Kind::call || productive[edge.rule]);
-    });
-  }
-}
-
-// A rule that calls itself before it has read a byte would be entered without end.
-void refuse_left_recursion(const RuleSet& set) {
-  const Nfa& nfa = set.nfa;
-  std::vector<bool> nullable(set.rules.size(), false);
-  std::vector<uint32_t> stamp(nfa.size(), 0), work;
-  uint32_t round = 0;
-  // Nodes reached from the start of a rule without reading; calls are reported, and passed where the rule may be empty.
-  const auto walk = [&](uint32_t rule, auto&& on_call) {
-    ++round;
-    work.assign(1, set.rules[rule].start);
-    stamp[set.rules[rule].start] = round;
-    bool reached = false;
-    while (!work.empty()) {
-      const uint32_t node = work.back();
-      work.pop_back();
-      reached |= node == set.rules[rule].accept;
-      nfa.each(node, [&](const Edge& edge) {
-        if (edge.kind == Edge::Kind::bytes) return;
-        if (edge.kind == Edge::Kind::call) {
-          on_call(edge.rule);
-          if (!nullable[edge.rule]) return;
-        }
-        if (stamp[edge.to] == round) return;
-        stamp[edge.to] = round;
-        work.push_back(edge.to);
-      });
-    }
-    return reached;
-  };
-  for (bool changed = true; changed;) {
-    changed = false;
-    for (uint32_t rule = 0; rule < set.rules.size(); ++rule) {
-      if (nullable[rule]) continue;
-      if (walk(rule, [](uint32_t) {})) nullable[rule] = changed = true;
-    }
-  }
-  std::vector<std::vector<uint32_t>> first(set.rules.size());
-  for (uint32_t rule = 0; rule < set.rules.size(); ++rule) {
-    walk(rule, [&](uint32_t callee) { first[rule].push_back(callee); });
-  }
-  enum : uint8_t { unseen, open, done };
-  std::vector<uint8_t> state(set.rules.size(), unseen);
-  for (uint32_t root = 0; root < set.rules.size(); ++root) {
-    if (state[root] != unseen) continue;
-    std::vector<std::pair<uint32_t, size_t>> path{{root, 0}};
-    state[root] = open;
-    while (!path.empty()) {
-      auto& [rule, next] = path.back();
-      if (next == first[rule].size()) {
-        state[rule] = done;
-        path.pop_back();
-        continue;
-      }
-      const uint32_t callee = first[rule][next++];
-      if (state[callee] == open) {
-        refuse("rule " + std::to_string(callee) +
-               " is left-recursive: it calls itself before reading anything");
-      }
-      if (state[callee] != unseen) continue;
-      state[callee] = open;
-      path.emplace_back(callee, 0);
-    }
-  }
-}
 
 }  // namespace
 

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/status.h"
+#include "grammar/byte_groups.h"
 #include "grammar/token_bytes.h"
 
 namespace filigree::grammar {
@@ -67,6 +68,20 @@ TokenTrie make_trie(const Vocabulary& vocabulary, const std::vector<uint32_t>& o
   }
   for (const uint32_t node : path) trie.end[node] = static_cast<uint32_t>(trie.byte.size());
   trie.first_token.push_back(static_cast<uint32_t>(trie.tokens.size()));
+
+  trie.below.assign(trie.nodes(), 0);
+  trie.height.assign(trie.nodes(), 0);
+  std::vector<uint32_t> parent(trie.deepest + 1, 0);  // the last node of each depth
+  std::vector<uint32_t> parents(trie.nodes(), 0);
+  for (uint32_t i = 1; i < trie.nodes(); ++i) {
+    parent[trie.depth[i]] = i;
+    parents[i] = parent[trie.depth[i] - 1u];
+  }
+  for (auto i = static_cast<uint32_t>(trie.nodes()); --i > 0;) {
+    const uint32_t above = parents[i];
+    trie.below[above] |= trie.below[i] | uint64_t{1} << kByteGroup[trie.byte[i]];
+    trie.height[above] = std::max(trie.height[above], static_cast<uint8_t>(trie.height[i] + 1));
+  }
   return trie;
 }
 

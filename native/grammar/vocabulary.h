@@ -16,6 +16,8 @@ struct TokenTrie {
   std::vector<uint32_t> end;          // first node behind the subtree
   std::vector<uint32_t> first_token;  // [nodes + 1], into tokens: those that end at the node
   std::vector<uint32_t> tokens;
+  std::vector<uint64_t> below;  // groups of the bytes below the node (byte_groups.h)
+  std::vector<uint8_t> height;  // levels below the node
   uint32_t deepest = 0;
 
   size_t nodes() const { return byte.size(); }

@@ -146,3 +146,30 @@ function write(expression: Expression, out: number[]): void {
       break;
   }
 }
+
+/** About how many nodes of an automaton an expression takes, counted no further than `limit`. */
+export function sizeOf(expression: Expression, limit: number): number {
+  switch (expression.op) {
+    case 'bytes':
+      return expression.bytes.length;
+    case 'chars':
+      return 1 + expression.ranges.length;
+    case 'sequence':
+    case 'choice': {
+      let sum = 1;
+      for (const part of expression.parts) {
+        if (sum >= limit) return limit;
+        sum += sizeOf(part, limit - sum);
+      }
+      return sum;
+    }
+    case 'repeat':
+      return 1 + sizeOf(expression.part, limit) * Math.max(1, expression.min, expression.max ?? 1);
+    case 'both':
+    case 'without':
+    case 'separated':
+      return limit;
+    default:
+      return 1;
+  }
+}

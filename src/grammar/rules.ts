@@ -1,5 +1,5 @@
 import type { FiligreeError } from '../errors.js';
-import { choice, EMPTY, type Expression, type Grammar, repeat, sequence } from './program.js';
+import { choice, EMPTY, type Expression, type Grammar, repeat, sequence, sizeOf } from './program.js';
 
 /** What the grammar notations have in common: named rules, some of them left-recursive. */
 
@@ -69,7 +69,7 @@ export function buildRules(
     if (id !== null) {
       grammar.define(id, expression);
       expression = { op: 'call', rule: id };
-    } else if (size(expression, INLINE_WEIGHT) >= INLINE_WEIGHT) expression = grammar.add(expression);
+    } else if (sizeOf(expression, INLINE_WEIGHT) >= INLINE_WEIGHT) expression = grammar.add(expression);
     made.set(name, expression);
     return expression;
   }
@@ -89,32 +89,6 @@ export function buildRules(
     }
   }
   return rule(start);
-}
-
-function size(expression: Expression, limit: number): number {
-  switch (expression.op) {
-    case 'bytes':
-      return expression.bytes.length;
-    case 'chars':
-      return 1 + expression.ranges.length;
-    case 'sequence':
-    case 'choice': {
-      let sum = 1;
-      for (const part of expression.parts) {
-        if (sum >= limit) return limit;
-        sum += size(part, limit - sum);
-      }
-      return sum;
-    }
-    case 'repeat':
-      return 1 + size(expression.part, limit) * Math.max(1, expression.min, expression.max ?? 1);
-    case 'both':
-    case 'without':
-    case 'separated':
-      return limit;
-    default:
-      return 1;
-  }
 }
 
 /** Reads a notation character by character; complaints say the line. */

@@ -10,6 +10,7 @@ import {
   repeat,
   type Separated,
   sequence,
+  sizeOf,
   text,
   without,
 } from './program.js';
@@ -29,6 +30,8 @@ const MAX_COUNT = 20_000;
 /** Shapes made of alternatives and what stands beside them. */
 const MAX_COMBINATIONS = 4000;
 const MAX_DEPTH = 150;
+/** Nodes from which on an expression is a rule of its own, so that what it allows is found once. */
+const INLINE_SIZE = 25;
 
 export class SchemaCompiler {
   private readonly reader: SchemaReader;
@@ -72,7 +75,7 @@ export class SchemaCompiler {
     if (rule !== null) {
       this.grammar.define(rule, expression);
       expression = { op: 'call', rule };
-    } else if (weight(expression) > 24) expression = this.grammar.add(expression);
+    } else if (sizeOf(expression, INLINE_SIZE) >= INLINE_SIZE) expression = this.grammar.add(expression);
     this.made.set(node, expression);
     return expression;
   }
@@ -405,29 +408,4 @@ function copyOf(shape: Shape, groups: Shape['groups']): Shape {
     patternProperties: new Map(shape.patternProperties),
     groups: [...groups],
   };
-}
-
-/** About how many nodes of an automaton an expression takes, counted no further than needed. */
-function weight(expression: Expression, limit = 25): number {
-  switch (expression.op) {
-    case 'bytes':
-      return expression.bytes.length;
-    case 'sequence':
-    case 'choice': {
-      let sum = 1;
-      for (const part of expression.parts) {
-        if (sum >= limit) break;
-        sum += weight(part, limit - sum);
-      }
-      return sum;
-    }
-    case 'repeat':
-      return 1 + weight(expression.part, limit) * Math.max(1, expression.min, expression.max ?? 1);
-    case 'both':
-    case 'without':
-    case 'separated':
-      return limit;
-    default:
-      return 1;
-  }
 }
