@@ -70,27 +70,47 @@ function send(request: FastifyRequest, reply: FastifyReply, error: FiligreeError
   return reply.code(status).type('application/json; charset=utf-8').send(errorBodyFor(request, error));
 }
 
+/** Which methods a path takes, by the routes that were declared. */
+class RouteTable {
+  private readonly routes = new Map<string, { pattern: RegExp; methods: Set<string> }>();
+
+  add(url: string, methods: string | string[]): void {
+    const source = url
+      .split(/(:\w+|\*)/)
+      .map((part, i) =>
+        i % 2 === 0 ? part.replace(/[.+?^${}()|[\]\\]/g, '\\$&') : part === '*' ? '.*' : '[^/]+',
+      )
+      .join('');
+    const route = this.routes.get(url) ?? { pattern: new RegExp(`^${source}/?$`), methods: new Set() };
+    for (const name of [methods].flat()) route.methods.add(name);
+    this.routes.set(url, route);
+  }
+
+  methodsOf(path: string): string[] {
+    const found = [...this.routes.values()].filter(({ pattern }) => pattern.test(path));
+    return [...new Set(found.flatMap(({ methods }) => [...methods]))];
+  }
+}
+
 /** Answers every failure of every route in OpenAI's shape: refusals, our own faults, unknown routes. */
 export function registerErrors(app: FastifyInstance): void {
-  const methods = new Map<string, Set<string>>();
-  app.addHook('onRoute', ({ url, method }) => {
-    const known = methods.get(url) ?? new Set();
-    for (const name of Array.isArray(method) ? method : [method]) known.add(name);
-    methods.set(url, known);
-  });
+  const routes = new RouteTable();
+  app.addHook('onRoute', ({ url, method }) => routes.add(url, method));
+  const pathOf = (request: FastifyRequest) => request.url.split('?', 1)[0] ?? '';
   // No route takes it, and Fastify would judge its headers first.
-  app.addHook('onRequest', async (request) => {
-    if (request.method === 'QUERY')
-      throw new FiligreeError('method_not_allowed', 'No route of this server takes QUERY.');
+  app.addHook('onRequest', async (request, reply) => {
+    if (request.method !== 'QUERY') return;
+    void reply.header('allow', routes.methodsOf(pathOf(request)).join(', '));
+    throw new FiligreeError('method_not_allowed', 'No route of this server takes QUERY.');
   });
   app.setErrorHandler((error, request, reply) => send(request, reply, asFiligreeError(error)));
   app.setNotFoundHandler((request, reply) => {
-    const path = request.url.split('?', 1)[0] ?? '';
-    const allowed = methods.get(path);
+    const path = pathOf(request);
+    const allowed = routes.methodsOf(path);
     const shown = path.length > 200 ? `${path.slice(0, 200)}...` : path;
-    if (allowed) {
-      void reply.header('allow', [...allowed].join(', '));
-      const names = [...allowed].join(' or ');
+    if (allowed.length > 0) {
+      void reply.header('allow', allowed.join(', '));
+      const names = allowed.join(' or ');
       return send(
         request,
         reply,

@@ -127,7 +127,12 @@ export class ChatTemplate {
       eos_token: tokenizer.eosToken ?? '',
     };
     for (const [name, value] of Object.entries(input.kwargs)) {
-      if (RESERVED.has(name)) throw templateError(`"${name}" cannot be set through chat_template_kwargs.`);
+      if (RESERVED.has(name))
+        throw templateError(
+          `"${name}" cannot be set through chat_template_kwargs.`,
+          undefined,
+          'chat_template_kwargs',
+        );
       variables[name] = value;
     }
     variables.messages = messages;
@@ -170,6 +175,6 @@ export class ChatTemplate {
   }
 }
 
-function templateError(message: string, cause?: unknown): FiligreeError {
-  return new FiligreeError('template_error', message, { param: 'messages', cause });
+function templateError(message: string, cause?: unknown, param = 'messages'): FiligreeError {
+  return new FiligreeError('template_error', message, { param, cause });
 }

@@ -6,6 +6,23 @@ import { GREEDY } from '../../src/engine/model-runner.js';
 import { addonCandidates } from '../../src/native/load-addon.js';
 import { entry, greedy, load, manifest, prompt } from './support.js';
 
+/** What other processes and threads load, by the addon alone. */
+const addon = addonCandidates().find((file) => statSync(file, { throwIfNoEntry: false })) as string;
+const { config, files, tensors } = manifest;
+const bare = { config, files, tensors, sourceKey: '' };
+const options = {
+  weights: 'i8',
+  dense: false,
+  kv: 'f16',
+  threads: 2,
+  isa: 'auto',
+  maxModelLen: 128,
+  maxSlots: 4,
+  maxBatchedTokens: 128,
+  kvBytes: 16 << 20,
+  cacheFolder: '',
+};
+
 describe('life and death', () => {
   test('a closed model rejects a step and throws on openSlot; closing twice is closing once', async () => {
     const runner = await load();
@@ -19,17 +36,6 @@ describe('life and death', () => {
   });
 
   test('a process ends with status 0 whatever its engines are doing', { timeout: 60_000 }, async () => {
-    const addon = addonCandidates().find((file) => statSync(file, { throwIfNoEntry: false }))!;
-    const { config, files, tensors } = manifest;
-    const options = {
-      weights: 'i8',
-      dense: false,
-      kv: 'f16',
-      threads: 2,
-      isa: 'auto',
-      maxModelLen: 128,
-      maxSlots: 4,
-    };
     const code = `
       const [addon, manifest, options, when] = JSON.parse(process.argv[1]);
       const { Engine } = require(addon);
@@ -46,12 +52,7 @@ describe('life and death', () => {
         if (when !== 'idle') process.exit(0);
       })();`;
     for (const when of ['loading', 'idle', 'stepping', 'closed']) {
-      const argument = JSON.stringify([
-        addon,
-        { config, files, tensors, sourceKey: '' },
-        { ...options, maxBatchedTokens: 128, kvBytes: 16 << 20, cacheFolder: '' },
-        when,
-      ]);
+      const argument = JSON.stringify([addon, bare, options, when]);
       const child = spawnSync(process.execPath, ['-e', code, argument], { encoding: 'utf8' });
       expect({ when, status: child.status, signal: child.signal, stderr: child.stderr }).toEqual({
         when,
@@ -63,21 +64,7 @@ describe('life and death', () => {
   });
 
   test('a worker thread may end with an engine loading, idle or in a step', { timeout: 60_000 }, async () => {
-    const options = {
-      weights: 'i8',
-      dense: false,
-      kv: 'f16',
-      threads: 2,
-      isa: 'auto',
-      maxModelLen: 128,
-      maxSlots: 4,
-    };
-    const workerData = {
-      addon: addonCandidates().find((file) => statSync(file, { throwIfNoEntry: false })),
-      manifest: { config: manifest.config, files: manifest.files, tensors: manifest.tensors, sourceKey: '' },
-      options: { ...options, maxBatchedTokens: 128, kvBytes: 16 << 20, cacheFolder: '' },
-      params: GREEDY,
-    };
+    const workerData = { addon, manifest: bare, options, params: GREEDY };
     const code = `
       const { workerData: w, parentPort } = require('node:worker_threads');
       const engine = new (require(w.addon).Engine)();

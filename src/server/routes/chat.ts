@@ -1,7 +1,7 @@
 import { answer } from '../answer.js';
 import { startChat } from '../chat.js';
 import { chatBody, chatResponse } from '../schemas/chat.js';
-import { errorResponses } from '../schemas/common.js';
+import { errorResponses, streamable } from '../schemas/common.js';
 import type { Service } from '../service.js';
 import type { Api } from './api.js';
 
@@ -13,7 +13,7 @@ export function chatRoutes(api: Api, service: Service): void {
         summary: 'Answer a conversation',
         tags: ['generation'],
         body: chatBody,
-        response: { 200: chatResponse, ...errorResponses },
+        response: { 200: streamable(chatResponse), ...errorResponses },
       },
     },
     (request, reply) =>

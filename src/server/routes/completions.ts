@@ -1,6 +1,6 @@
 import { answer } from '../answer.js';
 import { startCompletion } from '../completions.js';
-import { errorResponses } from '../schemas/common.js';
+import { errorResponses, streamable } from '../schemas/common.js';
 import { completionBody, completionResponse } from '../schemas/completions.js';
 import type { Service } from '../service.js';
 import type { Api } from './api.js';
@@ -13,7 +13,7 @@ export function completionRoutes(api: Api, service: Service): void {
         summary: 'Continue a text',
         tags: ['generation'],
         body: completionBody,
-        response: { 200: completionResponse, ...errorResponses },
+        response: { 200: streamable(completionResponse), ...errorResponses },
       },
     },
     (request, reply) =>

@@ -1,5 +1,6 @@
 import { answer } from '../answer.js';
 import { countTokens, startMessage } from '../messages/start.js';
+import { streamable } from '../schemas/common.js';
 import {
   anthropicErrors,
   countBody,
@@ -21,7 +22,7 @@ export function messageRoutes(api: Api, service: Service): void {
         summary: "Answer a conversation in Anthropic's shape",
         tags,
         body: messageBody,
-        response: { 200: messageResponse, ...anthropicErrors },
+        response: { 200: streamable(messageResponse), ...anthropicErrors },
       },
     },
     (request, reply) =>

@@ -58,7 +58,18 @@ export function operationRoutes(api: Api, service: Service): void {
   );
   api.get(
     '/metrics',
-    { schema: { summary: 'Prometheus metrics', tags, produces: ['text/plain'] } },
+    {
+      schema: {
+        summary: 'Prometheus metrics',
+        tags,
+        response: {
+          200: {
+            description: 'Text exposition format.',
+            content: { 'text/plain': { schema: Type.String() } },
+          },
+        },
+      },
+    },
     async (_request, reply) =>
       reply
         .header('content-type', metrics.registry.contentType)

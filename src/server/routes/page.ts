@@ -15,7 +15,15 @@ export function pageRoutes(api: Api, service: Service): void {
       schema: {
         summary: 'The built-in page; as JSON where HTML is not accepted',
         tags: ['operation'],
-        response: { 200: Type.Object({}, { additionalProperties: true }) },
+        response: {
+          200: {
+            description: 'The page, or what the server is.',
+            content: {
+              'application/json': { schema: Type.Object({}, { additionalProperties: true }) },
+              'text/html': { schema: Type.String() },
+            },
+          },
+        },
       },
     },
     async (request, reply) => {

@@ -4,7 +4,7 @@ import { FiligreeError } from '../../errors.js';
 import { answer } from '../answer.js';
 import { startResponse } from '../responses/start.js';
 import { ResponseStore } from '../responses/store.js';
-import { errorResponses } from '../schemas/common.js';
+import { errorResponses, streamable } from '../schemas/common.js';
 import {
   deletedSchema,
   inputItemsSchema,
@@ -27,7 +27,7 @@ export function responseRoutes(api: Api, service: Service, store = new ResponseS
         summary: 'Answer a conversation, kept for the next turn',
         tags,
         body: responseBody,
-        response: { 200: responseSchema, ...errorResponses },
+        response: { 200: streamable(responseSchema), ...errorResponses },
       },
     },
     async (request, reply) => {

@@ -9,6 +9,7 @@ import type { Call, Exchange } from '../exchange.js';
 import { asFiligreeError, errorBody } from '../http-errors.js';
 import { parseJson } from '../json-body.js';
 import { chatBody } from '../schemas/chat.js';
+import { errorResponses } from '../schemas/common.js';
 import { completionBody } from '../schemas/completions.js';
 import { unknownParameters } from '../schemas/unknown.js';
 import { validator } from '../schemas/validate.js';
@@ -180,7 +181,16 @@ export function streamRoutes(api: Api, service: Service, options: StreamOptions)
   api.route({
     method: 'GET',
     url: '/v1/stream',
-    schema: { summary: 'WebSocket: many requests at once on one socket', tags: ['generation'] },
+    schema: {
+      summary: 'WebSocket: many requests at once on one socket',
+      tags: ['generation'],
+      response: {
+        101: Type.Null({ description: 'The socket is open.' }),
+        400: errorResponses[400],
+        401: errorResponses[401],
+        429: errorResponses[429],
+      },
+    },
     handler: async () => {
       throw new FiligreeError('invalid_value', 'This is a WebSocket: connect with ws://, not http://.');
     },

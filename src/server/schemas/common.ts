@@ -165,6 +165,23 @@ export const usageSchema = Type.Object({
   prompt_tokens_details: Type.Object({ cached_tokens: Type.Integer() }),
 });
 
+const serverSentEvent = Type.Object(
+  {
+    event: Type.Optional(Type.String({ description: "The event's name, on the routes that name them." })),
+    data: Type.String({ description: 'JSON, or `[DONE]`.' }),
+  },
+  { description: 'One of the server-sent events.' },
+);
+
+/** What a route answers: the object, or with `stream: true` the events that add up to it. */
+export const streamable = (schema: TSchema) => ({
+  description: 'The whole answer, or with `stream` its events.',
+  content: {
+    'application/json': { schema },
+    'text/event-stream': { schema: serverSentEvent },
+  },
+});
+
 /** Every error status that a `/v1` route may answer with. */
 export const errorResponses = {
   400: errorSchema,

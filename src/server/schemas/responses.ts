@@ -3,49 +3,33 @@ import { boolean, integer, list, modelField, object, samplingFields, string } fr
 
 const anything = Type.Object({}, { additionalProperties: true });
 
-const {
-  temperature,
-  top_p,
-  top_k,
-  min_p,
-  repetition_penalty,
-  frequency_penalty,
-  presence_penalty,
-  logit_bias,
-  seed,
-  min_tokens,
-  stop,
-  stop_token_ids,
-  ignore_eos,
-  skip_special_tokens,
-  allowed_token_ids,
-  bad_words,
-  priority,
-  cache_salt,
-  structured_outputs,
-} = samplingFields;
+function pick<T extends object, K extends keyof T>(fields: T, names: readonly K[]): Pick<T, K> {
+  return Object.fromEntries(names.map((name) => [name, fields[name]])) as Pick<T, K>;
+}
 
 /** Parameters that mean here what they mean to `/v1/chat/completions`, and are handed on as they are. */
 export const sharedFields = {
-  temperature,
-  top_p,
-  top_k,
-  min_p,
-  repetition_penalty,
-  frequency_penalty,
-  presence_penalty,
-  logit_bias,
-  seed,
-  min_tokens,
-  stop,
-  stop_token_ids,
-  ignore_eos,
-  skip_special_tokens,
-  allowed_token_ids,
-  bad_words,
-  priority,
-  cache_salt,
-  structured_outputs,
+  ...pick(samplingFields, [
+    'temperature',
+    'top_p',
+    'top_k',
+    'min_p',
+    'repetition_penalty',
+    'frequency_penalty',
+    'presence_penalty',
+    'logit_bias',
+    'seed',
+    'min_tokens',
+    'stop',
+    'stop_token_ids',
+    'ignore_eos',
+    'skip_special_tokens',
+    'allowed_token_ids',
+    'bad_words',
+    'priority',
+    'cache_salt',
+    'structured_outputs',
+  ]),
   chat_template_kwargs: object('Variables for the chat template.'),
 };
 

@@ -40,8 +40,11 @@ const template =
   "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}" +
   "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
-/** A tokenizer of single bytes: small, and every multi-byte character is split over tokens. */
-export function byteTokenizer(): Tokenizer {
+/**
+ * A tokenizer of single bytes: small, and every multi-byte character is split over tokens. `controls` are further control
+ * tokens, behind the bytes.
+ */
+export function byteTokenizer(controls: readonly string[] = []): Tokenizer {
   const vocab: Record<string, number> = {};
   SPECIALS.forEach((token, id) => {
     vocab[token] = id;
@@ -49,11 +52,14 @@ export function byteTokenizer(): Tokenizer {
   byteLetters().forEach((letter, byte) => {
     vocab[letter] = byteId(byte);
   });
+  controls.forEach((token, i) => {
+    vocab[token] = VOCAB + i;
+  });
   const source: TokenizerSource = {
     tokenizerJson: {
       version: '1.0',
-      added_tokens: SPECIALS.map((content, id) => ({
-        id,
+      added_tokens: [...SPECIALS, ...controls].map((content) => ({
+        id: vocab[content] as number,
         content,
         special: true,
         normalized: false,
@@ -244,8 +250,9 @@ export class FakeRunner implements ModelRunner {
 
 /** What a model that wants to say `token` says under a mask: that, or the next token that is allowed. */
 function nearestAllowed(mask: Uint32Array, token: number): number {
-  for (let i = 0; i < VOCAB; i++) {
-    const id = (token + i) % VOCAB;
+  const vocabSize = mask.length * 32;
+  for (let i = 0; i < vocabSize; i++) {
+    const id = (token + i) % vocabSize;
     if ((((mask[id >> 5] as number) >>> (id & 31)) & 1) === 1) return id;
   }
   throw new Error('a dead end');
@@ -270,12 +277,17 @@ export async function serve(
     server?: ServerOptions;
     engine?: Partial<EngineOptions>;
     runner?: Partial<RunnerInfo>;
-    template?: null;
     kvEvents?: Service['kvEvents'];
     service?: Partial<Service>;
+    /** A chat template instead of ChatML; null: none. */
+    template?: string | null;
+    trustSpecial?: boolean;
+    /** Control tokens beside ChatML's. */
+    controls?: readonly string[];
   } = {},
 ): Promise<Fixture> {
-  const runner = new FakeRunner(script, options.runner);
+  const vocabSize = VOCAB + (options.controls?.length ?? 0);
+  const runner = new FakeRunner(script, { vocabSize, ...options.runner });
   const engine = new Engine(runner, {
     maxNumSeqs: 8,
     maxNumBatchedTokens: 256,
@@ -284,7 +296,7 @@ export async function serve(
     queueTokenLimit: 100_000,
     ...options.engine,
   });
-  const tokenizer = byteTokenizer();
+  const tokenizer = byteTokenizer(options.controls);
   const service: Service = {
     engine,
     lifecycle: new Lifecycle(engine.maxNumSeqs + (options.engine?.queueLimit ?? 64)),
@@ -294,9 +306,14 @@ export async function serve(
     model: {
       names: ['test-model', 'org/alias'],
       tokenizer,
-      template: options.template === null ? null : ChatTemplate.create(template, tokenizer),
+      template:
+        options.template === null
+          ? null
+          : ChatTemplate.create(options.template ?? template, tokenizer, {
+              trustSpecial: options.trustSpecial ?? false,
+            }),
       eosTokenIds: [EOS],
-      grammars: new NativeGrammars(() => tokenTable(tokenizer, VOCAB, [EOS])),
+      grammars: new NativeGrammars(() => tokenTable(tokenizer, vocabSize, [EOS])),
       architecture: 'llama',
       created: 1_700_000_000,
     },

@@ -1,6 +1,16 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { babbles, type Fixture, type Json, serve, user } from './fixture.js';
+import { babbles, type Fixture, type Json, serve, until, user } from './fixture.js';
 import { Random } from './random.js';
+
+const parameters = {
+  type: 'object',
+  properties: {
+    a: { type: 'string', pattern: '^x+$' },
+    b: { anyOf: [{ type: 'integer' }, { type: 'null' }] },
+  },
+  required: ['a'],
+};
+const func = { name: 'f', description: 'd', parameters, strict: true };
 
 const BODIES: [string, Json][] = [
   [
@@ -39,6 +49,44 @@ const BODIES: [string, Json][] = [
     '/v1/completions',
     { prompt: [[5, 6], [7]], max_tokens: 2, prompt_logprobs: 1, ignore_eos: true, min_tokens: 1 },
   ],
+  [
+    '/v1/chat/completions',
+    {
+      messages: [
+        { role: 'user', content: 'Hi', name: 'n' },
+        {
+          role: 'assistant',
+          content: null,
+          tool_calls: [{ id: 'c', type: 'function', function: { name: 'f', arguments: '{"a": "x"}' } }],
+        },
+        { role: 'tool', content: '1', tool_call_id: 'c' },
+      ],
+      tools: [{ type: 'function', function: func }],
+      tool_choice: 'auto',
+      parallel_tool_calls: false,
+      max_completion_tokens: 4,
+      cache_salt: 's',
+      priority: 1,
+    },
+  ],
+  [
+    '/v1/chat/completions',
+    {
+      messages: user('a'),
+      max_tokens: 5,
+      response_format: { type: 'json_schema', json_schema: { name: 's', schema: parameters, strict: true } },
+    },
+  ],
+  [
+    '/v1/completions',
+    {
+      prompt: 'a',
+      max_tokens: 4,
+      structured_outputs: { regex: '[ab]{2,4}|c', grammar: null },
+      min_tokens: 1,
+    },
+  ],
+  ['/v1/completions', { prompt: 'a', suffix: 'b', max_tokens: 2, allowed_token_ids: [5, 6] }],
   ['/tokenize', { prompt: 'abc', add_special_tokens: true, return_token_strs: true }],
   ['/tokenize', { messages: user('a'), add_generation_prompt: false }],
   ['/detokenize', { tokens: [5, 6, 7] }],
@@ -75,6 +123,28 @@ const BODIES: [string, Json][] = [
       temperature: 0.5,
     },
   ],
+  [
+    '/v1/responses',
+    {
+      input: 'a',
+      tools: [{ type: 'function', ...func }],
+      tool_choice: { type: 'function', name: 'f' },
+      max_output_tokens: 3,
+      background: false,
+    },
+  ],
+  [
+    '/v1/messages',
+    {
+      max_tokens: 3,
+      messages: [...user('a'), { role: 'assistant', content: 'b' }],
+      tools: [{ name: 'f', description: 'd', input_schema: parameters }],
+      tool_choice: { type: 'tool', name: 'f', disable_parallel_tool_use: true },
+      structured_outputs: null,
+    },
+  ],
+  ['/v1/responses/resp_none/cancel', { a: 1 }],
+  ['/ping', { a: 1 }],
   ['/v1/messages/count_tokens', { messages: user('a'), system: 'S' }],
   ['/v1/embeddings', { input: ['ab', 'c'], dimensions: 2, encoding_format: 'float', pooling: 'mean' }],
   ['/v1/embeddings', { input: [[5, 6], [7]], normalize: false, truncate_prompt_tokens: 3 }],
@@ -155,17 +225,83 @@ function damage(text: string, random: Random): Buffer {
 describe('mutated bodies', () => {
   let fixture: Fixture;
   beforeAll(async () => {
-    fixture = await serve(babbles, { runner: { maxModelLen: 128 } });
+    fixture = await serve(babbles, {
+      runner: { maxModelLen: 1024 },
+      controls: ['<|fim_prefix|>', '<|fim_suffix|>', '<|fim_middle|>'],
+    });
   });
   afterAll(() => fixture.close());
+
+  const idle = () => {
+    const { running, waiting, usedBlocks } = fixture.engine.stats();
+    return running + waiting + usedBlocks + fixture.service.lifecycle.active === 0;
+  };
+
+  it('are made for every route that takes a body', async () => {
+    const { paths } = (await fixture.app.inject({ url: '/openapi.json' })).json() as Json;
+    const posts = Object.keys(paths).filter((path) => paths[path].post);
+    const tried = new Set(BODIES.map(([url]) => url.replace('resp_none', '{id}')));
+    expect(posts.filter((path) => !tried.has(path))).toEqual([]);
+  });
+
+  it('are answered or refused as messages of the WebSocket, each under its id', {
+    timeout: 60_000,
+  }, async () => {
+    const seed = Number(process.env.FILIGREE_FUZZ_SEED ?? 20261124);
+    const random = new Random(seed);
+    const types: Record<string, string> = {
+      '/v1/chat/completions': 'chat.completions',
+      '/v1/completions': 'completions',
+    };
+    const wholes = BODIES.flatMap(([url, body]) => (types[url] ? [{ type: types[url], id: 'x', body }] : []));
+    let answers = 0;
+    let errors = 0;
+    const open = new Set<string>();
+    const socket = await fixture.app.injectWS('/v1/stream');
+    socket.on('message', (data: Buffer) => {
+      const message: Json = JSON.parse(data.toString());
+      answers++;
+      if (message.type === 'error') {
+        errors++;
+        expect(Object.keys(message.error.error ?? message.error).sort()).toEqual([
+          'code',
+          'message',
+          'param',
+          'type',
+        ]);
+      }
+      // What cannot be read as a request is answered with an error alone.
+      if (message.type === 'done' || message.type === 'error') open.delete(message.id);
+    });
+    for (let round = 0; round < 1500; round++) {
+      let message: Json = random.pick(wholes);
+      for (let i = 1 + random.below(3); i > 0; i--) message = mutate(message, random);
+      if (message?.id === 'x') {
+        message.id = `r${round}`;
+        open.add(message.id);
+      }
+      const text = JSON.stringify(message) ?? 'null';
+      const sent = random.chance(0.2) ? damage(text, random) : text;
+      if (typeof sent !== 'string' && message?.id) open.delete(message.id);
+      socket.send(sent, { binary: random.chance(0.02) });
+      if (round % 50 === 0) await until('it keeps up', () => open.size < 20, 10_000);
+      expect(socket.readyState, `seed ${seed}, round ${round}: ${text.slice(0, 300)}`).toBe(socket.OPEN);
+    }
+    await until('all is answered', idle, 10_000);
+    expect(answers).toBeGreaterThan(1500);
+    expect(errors).toBeGreaterThan(300);
+    socket.terminate();
+    fixture.engine.check();
+  });
 
   it('are answered or refused in the shape of the API, and leave nothing behind', {
     timeout: 120_000,
   }, async () => {
     const seed = Number(process.env.FILIGREE_FUZZ_SEED ?? 20261124);
-    const rounds = Number(process.env.FILIGREE_FUZZ_ROUNDS ?? 3000);
+    const rounds = Number(process.env.FILIGREE_FUZZ_ROUNDS ?? 10_000);
     const random = new Random(seed);
     const seen = new Map<number, number>();
+    const routes = new Map<string, number>();
     for (let round = 0; round < rounds; round++) {
       const [url, whole] = random.pick(BODIES);
       let body = whole;
@@ -175,6 +311,7 @@ describe('mutated bodies', () => {
       const { status, json, text: answer } = await fixture.post(url, payload);
       const shown = `seed ${seed}, round ${round}: ${url} ${String(payload).slice(0, 300)} -> ${status} ${answer.slice(0, 300)}`;
       seen.set(status, (seen.get(status) ?? 0) + 1);
+      routes.set(url, (routes.get(url) ?? 0) + 1);
       if (status === 200) continue;
       expect([400, 404, 413], shown).toContain(status);
       const shape = url.startsWith('/v1/messages')
@@ -182,11 +319,11 @@ describe('mutated bodies', () => {
         : ['code', 'message', 'param', 'type'];
       expect(Object.keys(json?.error ?? {}).sort(), shown).toEqual(shape);
     }
-    // Both sides were reached.
+    // Every route and both sides were reached.
+    expect(Math.min(...routes.values())).toBeGreaterThan(rounds / 50);
     expect(seen.get(200)).toBeGreaterThan(rounds / 20);
     expect(seen.get(400)).toBeGreaterThan(rounds / 4);
-    const { running, waiting, usedBlocks } = fixture.engine.stats();
-    expect([running, waiting, usedBlocks, fixture.service.lifecycle.active]).toEqual([0, 0, 0, 0]);
+    await until('nothing is left', idle);
     fixture.engine.check();
   });
 });
