@@ -29,12 +29,12 @@ const TokenMask& Matcher::mask() {
   const Vocabulary& vocabulary = grammar_->vocabulary();
   const TokenTrie& trie = vocabulary.all();
   const std::lock_guard lock(grammar_->mutex_);
-  for (uint32_t node = 1; node < trie.nodes(); node = trie.end[node]) {
-    if (trie.byte[node] != ' ') continue;
-    for (uint32_t t = trie.first_token[node]; t < trie.first_token[trie.end[node]]; ++t) {
+  for (uint32_t node = 1; node < trie.size(); node = trie.nodes[node].end) {
+    if (trie.nodes[node].byte != ' ') continue;
+    for (uint32_t t = trie.nodes[node].first_token; t < trie.nodes[trie.nodes[node].end].first_token; ++t) {
       (*start)[trie.tokens[t] / 64] &= ~(uint64_t{1} << (trie.tokens[t] % 64));
     }
-    for (uint32_t t = trie.first_token[node]; t < trie.first_token[node + 1]; ++t) {
+    for (uint32_t t = trie.nodes[node].first_token; t < trie.nodes[node + 1].first_token; ++t) {
       (*start)[trie.tokens[t] / 64] |= uint64_t{1} << (trie.tokens[t] % 64);
     }
     grammar_->walk_.begin_mask();
@@ -133,15 +133,15 @@ void Matcher::forced(size_t most, std::vector<int32_t>& tokens) {
         const int32_t byte = only_byte();
         if (byte < 0) {
           // Where the trie goes on behind the forced text, a longer token may be what the model wants.
-          if (node != 0 && trie.end[node] > node + 1) best = -1;
+          if (node != 0 && trie.has_children(node)) best = -1;
           break;
         }
         uint32_t child = node + 1;
-        while (child < trie.end[node] && trie.byte[child] != byte) child = trie.end[child];
-        if (child >= trie.end[node] || !read(static_cast<uint8_t>(byte))) break;
+        while (child < trie.nodes[node].end && trie.nodes[child].byte != byte) child = trie.nodes[child].end;
+        if (child >= trie.nodes[node].end || !read(static_cast<uint8_t>(byte))) break;
         node = child;
-        if (trie.first_token[node] < trie.first_token[node + 1]) {
-          best = static_cast<int32_t>(trie.tokens[trie.first_token[node]]);
+        if (trie.nodes[node].first_token < trie.nodes[node + 1].first_token) {
+          best = static_cast<int32_t>(trie.tokens[trie.nodes[node].first_token]);
         }
       }
       threads_ = before;

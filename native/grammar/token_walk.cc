@@ -10,7 +10,7 @@ namespace filigree::grammar {
 namespace {
 
 void set(TokenMask& mask, const TokenTrie& trie, uint32_t from, uint32_t to) {
-  for (uint32_t t = trie.first_token[from]; t < trie.first_token[to]; ++t) {
+  for (uint32_t t = trie.nodes[from].first_token; t < trie.nodes[to].first_token; ++t) {
     mask[trie.tokens[t] / 64] |= uint64_t{1} << (trie.tokens[t] % 64);
   }
 }
@@ -102,26 +102,26 @@ void TokenWalk::run(const TokenTrie& trie, uint32_t node, std::span<const Thread
 void TokenWalk::walk_one(const Goal& goal, uint32_t node, Thread thread) {
   const TokenTrie& trie = goal.trie;
   const bool root = thread.stack == Automaton::kRoot;
-  const uint32_t end = trie.end[node];
+  const uint32_t end = trie.nodes[node].end;
   if (end == node + 1) return;
   if (takes_subtree(trie, node, thread.state, root)) {
     spend(1);
     return set(goal.mask, trie, node + 1, end);
   }
   uint32_t* const states = states_.data();
-  states[trie.depth[node]] = thread.state;
+  states[trie.nodes[node].depth] = thread.state;
   size_t steps = 0;
   for (uint32_t i = node + 1; i < end;) {
-    const size_t depth = trie.depth[i];
+    const size_t depth = trie.nodes[i].depth;
     ++steps;
-    const int32_t to = automaton_.step(states[depth - 1], trie.byte[i]);
+    const int32_t to = automaton_.step(states[depth - 1], trie.nodes[i].byte);
     if (to == Automaton::kDead) {
-      i = trie.end[i];
+      i = trie.nodes[i].end;
       continue;
     }
     const auto state = static_cast<uint32_t>(to);
     if (quiet(state, root)) {
-      const uint32_t behind = trie.end[i];
+      const uint32_t behind = trie.nodes[i].end;
       if (behind > i + 1 && !takes_subtree(trie, i, state, root)) {
         set(goal.mask, trie, i, i + 1);
         states[depth] = state;
@@ -137,10 +137,10 @@ void TokenWalk::walk_one(const Goal& goal, uint32_t node, Thread thread) {
     automaton_.enter({state, thread.stack}, threads_, first, outcome);
     const bool alive = threads_.size() > first;
     if (alive || outcome.complete || outcome.left) set(goal.mask, trie, i, i + 1);
-    if (outcome.left && goal.leaves != nullptr && trie.end[i] > i + 1) goal.leaves->push_back(i);
-    if (alive && trie.end[i] > i + 1) walk(goal, i, first);
+    if (outcome.left && goal.leaves != nullptr && trie.has_children(i)) goal.leaves->push_back(i);
+    if (alive && trie.has_children(i)) walk(goal, i, first);
     threads_.resize(first);
-    i = trie.end[i];
+    i = trie.nodes[i].end;
   }
   spend(steps);
 }
@@ -149,21 +149,21 @@ void TokenWalk::walk_one(const Goal& goal, uint32_t node, Thread thread) {
 void TokenWalk::walk(const Goal& goal, uint32_t node, size_t first) {
   if (threads_.size() - first == 1) return walk_one(goal, node, threads_[first]);
   const TokenTrie& trie = goal.trie;
-  const size_t base = trie.depth[node];
+  const size_t base = trie.nodes[node].depth;
   levels_[base] = threads_.size();
-  const uint32_t end = trie.end[node];
+  const uint32_t end = trie.nodes[node].end;
   for (uint32_t i = node + 1; i < end;) {
-    const size_t depth = trie.depth[i];
+    const size_t depth = trie.nodes[i].depth;
     const size_t begin = depth == base + 1 ? first : levels_[depth - 2], above = levels_[depth - 1];
     threads_.resize(above);
     spend(1 + above - begin);
-    const Automaton::Outcome outcome = automaton_.read(threads_, begin, above, trie.byte[i]);
+    const Automaton::Outcome outcome = automaton_.read(threads_, begin, above, trie.nodes[i].byte);
     const size_t alive = threads_.size() - above;
     if (alive > 0 || outcome.complete || outcome.left) set(goal.mask, trie, i, i + 1);
-    if (outcome.left && goal.leaves != nullptr && trie.end[i] > i + 1) goal.leaves->push_back(i);
+    if (outcome.left && goal.leaves != nullptr && trie.has_children(i)) goal.leaves->push_back(i);
     if (alive <= 1) {
       if (alive == 1) walk_one(goal, i, threads_.back());
-      i = trie.end[i];
+      i = trie.nodes[i].end;
       continue;
     }
     levels_[depth] = threads_.size();

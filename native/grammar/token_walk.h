@@ -54,8 +54,8 @@ class TokenWalk {
     return automaton_.simple(state) || (root && automaton_.calls(state).empty());
   }
   bool takes_subtree(const TokenTrie& trie, uint32_t node, uint32_t state, bool root) {
-    const size_t height = trie.height[node];
-    return height <= kFar && (trie.below[node] & ~reach(state, root)[height - 1]) == 0;
+    const size_t height = trie.nodes[node].height;
+    return height <= kFar && (trie.nodes[node].below & ~reach(state, root)[height - 1]) == 0;
   }
   const Reach& reach(uint32_t state, bool root);
   const Alike& alike(uint32_t state, bool root);

@@ -41,47 +41,43 @@ uint32_t plain_characters(std::span<const uint8_t> bytes) {
 // `order`: tokens sorted by their bytes.
 TokenTrie make_trie(const Vocabulary& vocabulary, const std::vector<uint32_t>& order) {
   TokenTrie trie;
+  const auto size = [&] { return static_cast<uint32_t>(trie.nodes.size()); };
   std::vector<uint32_t> path{0};
-  trie.byte.push_back(0);
-  trie.depth.push_back(0);
-  trie.end.push_back(0);
-  trie.first_token.push_back(0);
+  trie.nodes.push_back({});
   std::span<const uint8_t> previous;
+  // Closes the nodes of the path that are deeper: each adds what it is and what is below it to the one above.
+  const auto close = [&](size_t depth) {
+    while (path.size() > depth + 1) {
+      TokenTrie::Node& node = trie.nodes[path.back()];
+      node.end = size();
+      path.pop_back();
+      TokenTrie::Node& above = trie.nodes[path.back()];
+      above.below |= node.below | uint64_t{1} << kByteGroup[node.byte];
+      above.height = std::max(above.height, static_cast<uint8_t>(node.height + 1));
+    }
+  };
   for (const uint32_t token : order) {
     const std::span<const uint8_t> bytes = vocabulary.bytes(static_cast<int32_t>(token));
     size_t shared = 0;
     while (shared < previous.size() && shared < bytes.size() && previous[shared] == bytes[shared]) ++shared;
-    while (path.size() > shared + 1) {
-      trie.end[path.back()] = static_cast<uint32_t>(trie.byte.size());
-      path.pop_back();
-    }
+    close(shared);
     for (size_t i = shared; i < bytes.size(); ++i) {
-      path.push_back(static_cast<uint32_t>(trie.byte.size()));
-      trie.byte.push_back(bytes[i]);
-      trie.depth.push_back(static_cast<uint8_t>(i + 1));
-      trie.end.push_back(0);
-      trie.first_token.push_back(static_cast<uint32_t>(trie.tokens.size()));
+      path.push_back(size());
+      TokenTrie::Node node{};
+      node.first_token = static_cast<uint32_t>(trie.tokens.size());
+      node.byte = bytes[i];
+      node.depth = static_cast<uint8_t>(i + 1);
+      trie.nodes.push_back(node);
     }
     trie.deepest = std::max(trie.deepest, static_cast<uint32_t>(bytes.size()));
     trie.tokens.push_back(token);
     previous = bytes;
   }
-  for (const uint32_t node : path) trie.end[node] = static_cast<uint32_t>(trie.byte.size());
-  trie.first_token.push_back(static_cast<uint32_t>(trie.tokens.size()));
-
-  trie.below.assign(trie.nodes(), 0);
-  trie.height.assign(trie.nodes(), 0);
-  std::vector<uint32_t> parent(trie.deepest + 1, 0);  // the last node of each depth
-  std::vector<uint32_t> parents(trie.nodes(), 0);
-  for (uint32_t i = 1; i < trie.nodes(); ++i) {
-    parent[trie.depth[i]] = i;
-    parents[i] = parent[trie.depth[i] - 1u];
-  }
-  for (auto i = static_cast<uint32_t>(trie.nodes()); --i > 0;) {
-    const uint32_t above = parents[i];
-    trie.below[above] |= trie.below[i] | uint64_t{1} << kByteGroup[trie.byte[i]];
-    trie.height[above] = std::max(trie.height[above], static_cast<uint8_t>(trie.height[i] + 1));
-  }
+  close(0);
+  trie.nodes[0].end = size();
+  TokenTrie::Node behind{};
+  behind.first_token = static_cast<uint32_t>(trie.tokens.size());
+  trie.nodes.push_back(behind);
   return trie;
 }
 

@@ -10,17 +10,22 @@ namespace filigree::grammar {
 // Token ids as bits, 64 to a word, as the sampler takes them.
 using TokenMask = std::vector<uint64_t>;
 
-// Tokens by their bytes, in preorder: a walk goes forward through memory, and leaves out a subtree by one jump.
+// Tokens by their bytes, in preorder: a walk goes forward through memory, and leaves out a subtree by one jump. A node lies in
+// one line of the cache, since a walk reads all of it and jumps most of the time.
 struct TokenTrie {
-  std::vector<uint8_t> byte, depth;   // of each node; node 0 is the root
-  std::vector<uint32_t> end;          // first node behind the subtree
-  std::vector<uint32_t> first_token;  // [nodes + 1], into tokens: those that end at the node
+  struct Node {
+    uint32_t end;          // first node behind the subtree
+    uint32_t first_token;  // into tokens: those that end at the node, up to the next node's
+    uint64_t below;        // groups of the bytes below the node (byte_groups.h)
+    uint8_t byte, depth;
+    uint8_t height;  // levels below the node
+  };
+  std::vector<Node> nodes;  // node 0 is the root; one more behind the last, for its tokens
   std::vector<uint32_t> tokens;
-  std::vector<uint64_t> below;  // groups of the bytes below the node (byte_groups.h)
-  std::vector<uint8_t> height;  // levels below the node
   uint32_t deepest = 0;
 
-  size_t nodes() const { return byte.size(); }
+  size_t size() const { return nodes.size() - 1; }
+  bool has_children(uint32_t node) const { return nodes[node].end > node + 1; }
 };
 
 // A tokenizer's tokens as bytes, shared by all constraints on a model.

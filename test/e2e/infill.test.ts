@@ -68,8 +68,11 @@ describe.skipIf(without)(`suffix on a code model${without ? ` (${without})` : ''
     expect(square.text.replaceAll(' ', '')).toMatch(/^(x\*\*2|x\*x|pow\(x,2\))/);
   }, 120_000);
 
-  it('streams the same, and ends no line of the middle with the text of a token', async () => {
-    const body = { prompt: 'numbers = [3, 1, 2]\nprint(', suffix: ')  # prints [1, 2, 3]\n' };
+  it('streams the same', async () => {
+    const body = {
+      prompt: 'def area(width, height):\n    return ',
+      suffix: '\n\n\nprint(area(2, 3))  # 6\n',
+    };
     const whole = await fill(body.prompt, body.suffix);
     const text = (await (await ask({ ...body, stream: true })).text())
       .split('\n\n')
@@ -77,7 +80,6 @@ describe.skipIf(without)(`suffix on a code model${without ? ` (${without})` : ''
       .map((part) => JSON.parse(part.slice(6)).choices[0]?.text ?? '')
       .join('');
     expect(text).toBe(whole.text);
-    expect(text).toContain('sorted(numbers)');
-    expect(text).not.toMatch(/<\|/);
+    expect(text.trim()).toBe('width * height');
   }, 120_000);
 });

@@ -19,6 +19,34 @@ import type { Api } from './api.js';
 const tags = ['responses'];
 const params = Type.Object({ id: Type.String({ maxLength: 256 }) });
 
+const storedQuery = Type.Object(
+  {
+    stream: Type.Optional(
+      Type.Enum(['true', 'false'], {
+        description: 'Refused when `true`: a stored response is not streamed again.',
+      }),
+    ),
+  },
+  { additionalProperties: true },
+);
+
+const DEFAULT_ITEMS = 20;
+const itemsQuery = Type.Object(
+  {
+    limit: Type.Optional(
+      Type.String({
+        pattern: '^([1-9][0-9]?|100)$',
+        description: `Items of a page, 1 to 100 (default ${DEFAULT_ITEMS}).`,
+      }),
+    ),
+    order: Type.Optional(
+      Type.Enum(['asc', 'desc'], { description: 'Oldest or newest first (default `desc`).' }),
+    ),
+    after: Type.Optional(Type.String({ description: 'The id of the item before the page.' })),
+  },
+  { additionalProperties: true },
+);
+
 export function responseRoutes(api: Api, service: Service, store = new ResponseStore()): void {
   api.post(
     '/v1/responses',
@@ -56,11 +84,12 @@ export function responseRoutes(api: Api, service: Service, store = new ResponseS
         summary: 'A stored response',
         tags,
         params,
+        querystring: storedQuery,
         response: { 200: responseSchema, ...errorResponses },
       },
     },
     async ({ params: { id }, query }) => {
-      if ((query as { stream?: string }).stream === 'true')
+      if (query.stream === 'true')
         throw new FiligreeError('unsupported_value', "'stream': a stored response is not streamed again", {
           param: 'stream',
         });
@@ -75,17 +104,26 @@ export function responseRoutes(api: Api, service: Service, store = new ResponseS
         summary: 'What a stored response answered',
         tags,
         params,
+        querystring: itemsQuery,
         response: { 200: inputItemsSchema, ...errorResponses },
       },
     },
-    async ({ params: { id } }) => {
-      const data = [...store.get(id).input].reverse() as { id?: string }[];
+    async ({ params: { id }, query }) => {
+      const items = [...store.get(id).input] as { id?: string }[];
+      if (query.order !== 'asc') items.reverse();
+      const before = query.after === undefined ? -1 : items.findIndex((item) => item.id === query.after);
+      if (query.after !== undefined && before < 0)
+        throw new FiligreeError('invalid_value', "'after' is the id of no item of this response", {
+          param: 'after',
+        });
+      const end = before + 1 + Number(query.limit ?? DEFAULT_ITEMS);
+      const data = items.slice(before + 1, end);
       return {
         object: 'list' as const,
         data,
         first_id: data[0]?.id ?? null,
         last_id: data.at(-1)?.id ?? null,
-        has_more: false,
+        has_more: end < items.length,
       };
     },
   );

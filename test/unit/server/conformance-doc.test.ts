@@ -38,8 +38,14 @@ function tables(document: Json): string {
     for (const [method, operation] of Object.entries(methods) as [string, Json][]) {
       const schema = operation.requestBody?.content?.['application/json']?.schema;
       text += `\n### \`${method.toUpperCase()} ${path}\`\n\n${operation.summary ?? ''}.\n`;
-      if (!schema) continue;
+      const query = (operation.parameters ?? []).filter((parameter: Json) => parameter.in === 'query');
+      if (!schema && query.length === 0) continue;
       text += '\n| Parameter | | Takes | |\n| --- | --- | --- | --- |\n';
+      for (const { name, schema: property, description: said } of query) {
+        const description = said ?? property.description ?? '';
+        text += `| \`?${name}=\` | ${status(description)} | ${cell(kind(property))} | ${cell(description)} |\n`;
+      }
+      if (!schema) continue;
       for (const [name, property] of Object.entries(schema.properties) as [string, Json][]) {
         const description = property.description ?? '';
         const required = schema.required?.includes(name) ? ' (required)' : '';

@@ -256,6 +256,7 @@ describe('mutated bodies', () => {
     const wholes = BODIES.flatMap(([url, body]) => (types[url] ? [{ type: types[url], id: 'x', body }] : []));
     let answers = 0;
     let errors = 0;
+    const shapes = new Set<string>();
     const open = new Set<string>();
     const socket = await fixture.app.injectWS('/v1/stream');
     socket.on('message', (data: Buffer) => {
@@ -263,12 +264,7 @@ describe('mutated bodies', () => {
       answers++;
       if (message.type === 'error') {
         errors++;
-        expect(Object.keys(message.error.error ?? message.error).sort()).toEqual([
-          'code',
-          'message',
-          'param',
-          'type',
-        ]);
+        shapes.add(Object.keys(message.error).sort().join());
       }
       // What cannot be read as a request is answered with an error alone.
       if (message.type === 'done' || message.type === 'error') open.delete(message.id);
@@ -276,26 +272,26 @@ describe('mutated bodies', () => {
     for (let round = 0; round < 1500; round++) {
       let message: Json = random.pick(wholes);
       for (let i = 1 + random.below(3); i > 0; i--) message = mutate(message, random);
-      if (message?.id === 'x') {
-        message.id = `r${round}`;
-        open.add(message.id);
-      }
+      if (message?.id === 'x') message.id = `r${round}`;
       const text = JSON.stringify(message) ?? 'null';
-      const sent = random.chance(0.2) ? damage(text, random) : text;
-      if (typeof sent !== 'string' && message?.id) open.delete(message.id);
-      socket.send(sent, { binary: random.chance(0.02) });
+      const damaged = random.chance(0.2);
+      const binary = random.chance(0.02);
+      // The others are answered with an error that has no id, or another one.
+      if (message?.id === `r${round}` && !damaged && !binary) open.add(message.id);
+      socket.send(damaged ? damage(text, random) : text, { binary });
       if (round % 50 === 0) await until('it keeps up', () => open.size < 20, 10_000);
       expect(socket.readyState, `seed ${seed}, round ${round}: ${text.slice(0, 300)}`).toBe(socket.OPEN);
     }
     await until('all is answered', idle, 10_000);
     expect(answers).toBeGreaterThan(1500);
     expect(errors).toBeGreaterThan(300);
+    expect([...shapes]).toEqual(['code,message,param,type']);
     socket.terminate();
     fixture.engine.check();
   });
 
   it('are answered or refused in the shape of the API, and leave nothing behind', {
-    timeout: 120_000,
+    timeout: 300_000,
   }, async () => {
     const seed = Number(process.env.FILIGREE_FUZZ_SEED ?? 20261124);
     const rounds = Number(process.env.FILIGREE_FUZZ_ROUNDS ?? 10_000);

@@ -92,6 +92,26 @@ describe('responses', () => {
     expect(items.data).toMatchObject([{ role: 'user', content: [{ type: 'input_text', text: 'Two' }] }]);
   });
 
+  it('list what they answered in pages, newest or oldest first', async () => {
+    fixture = await serve(says('x'));
+    const input = Array.from({ length: 23 }, (_, i) => ({ role: 'user', content: `m${i}`, id: `msg_${i}` }));
+    const { id } = (await fixture.post(URL, { input })).json;
+    const page = async (query: string) => {
+      const { data, first_id, last_id, has_more } = await get(id, `/input_items${query}`);
+      return [data.length, first_id, last_id, has_more];
+    };
+    expect(await page('')).toEqual([20, 'msg_22', 'msg_3', true]);
+    expect(await page('?after=msg_3')).toEqual([3, 'msg_2', 'msg_0', false]);
+    expect(await page('?order=asc&limit=2&after=msg_4')).toEqual([2, 'msg_5', 'msg_6', true]);
+    for (const [query, param] of [
+      ['?limit=0', 'limit'],
+      ['?order=up', 'order'],
+      ['?after=msg_99', 'after'],
+    ])
+      expect((await get(id, `/input_items${query}`)).error.param).toBe(param);
+    expect((await get(id, '?stream=true')).error.param).toBe('stream');
+  });
+
   it('are kept unless told not to, and forgotten on request', async () => {
     fixture = await serve(says('x'));
     const { id } = (await fixture.post(URL, { input: 'a', store: false })).json;
