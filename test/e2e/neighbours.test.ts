@@ -108,6 +108,8 @@ describe.each(ROUTES)('$url', ({ url, body, end }) => {
     socket.resume();
     await once(socket, 'close');
     expect(text).toContain(end);
+    // Every token with its twenty alternatives, on the routes that give log-probabilities of chat.
+    if (url === '/v1/chat/completions') expect(text.match(/"bytes"/g)?.length).toBe(3000 * 21);
     await until('nothing is left', idle);
   }, 30_000);
 
