@@ -38,6 +38,13 @@ function describe({ tokens, speed: rate, firstTokenMs }: Progress): string {
   return parts.join(' · ');
 }
 
+/** Changes the conversation and keeps its end in view; whoever has scrolled up reads on undisturbed. */
+function follow(change: () => void): void {
+  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+  change();
+  if (atEnd) log.scrollTop = log.scrollHeight;
+}
+
 async function answer(): Promise<void> {
   const system = byId<HTMLTextAreaElement>('system').value.trim();
   const turn = make('div', 'turn assistant writing');
@@ -53,14 +60,15 @@ async function answer(): Promise<void> {
       messages: system === '' ? messages : [{ role: 'system', content: system }, ...messages],
     };
     const done = await chat(body, signal, (progress) => {
-      // Whoever has scrolled up reads on undisturbed.
-      const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-      text.data = progress.text;
+      follow(() => {
+        text.data = progress.text;
+      });
       speed.textContent = describe(progress);
-      if (atEnd) log.scrollTop = log.scrollHeight;
     });
-    text.data = done.text;
-    turn.append(make('span', 'note', `${describe(done)}${signal.aborted ? ' · stopped' : ''}`));
+    follow(() => {
+      text.data = done.text;
+      turn.append(make('span', 'note', `${describe(done)}${signal.aborted ? ' · stopped' : ''}`));
+    });
     messages.push({ role: 'assistant', content: done.text });
   } catch (error) {
     turn.classList.add('failed');
