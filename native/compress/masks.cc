@@ -1,7 +1,7 @@
 #include "compress/masks.h"
 
 #include <algorithm>
-#include <cstring>
+#include <numeric>
 
 #include "compress/rows.h"
 
@@ -42,6 +42,23 @@ void choose_groups(ThreadPool& pool, const Pattern& pattern, const float* scores
       }
     }
   });
+}
+
+// What both comparison groups share: all kept at first; N:M by itself, anything else by `unstructured(compared, runs)` over the scores of
+// runs of pattern.block columns, `runs` a row; dead columns last.
+template <class Unstructured>
+void choose(ThreadPool& pool, const Pattern& pattern, const float* scores, uint32_t rows, uint32_t cols,
+            const std::vector<bool>& dead, Mask& mask, Unstructured unstructured) {
+  mask.assign(size_t{rows} * cols, 1);
+  if (pattern.of > 0) {
+    choose_groups(pool, pattern, scores, rows, cols, mask);
+  } else if (pattern.block > 1) {
+    unstructured(block_scores(pool, scores, rows, cols, pattern.block).data(),
+                 group_count(cols, pattern.block));
+  } else {
+    unstructured(scores, cols);
+  }
+  clear_dead(dead, rows, cols, mask);
 }
 
 }  // namespace
@@ -92,43 +109,27 @@ void choose_group(const float* scores, uint32_t n, uint32_t keep, uint8_t* out) 
 
 void choose_mask(ThreadPool& pool, const Pattern& pattern, double sparsity, const float* scores,
                  uint32_t rows, uint32_t cols, const std::vector<bool>& dead, Mask& mask) {
-  mask.assign(size_t{rows} * cols, 1);
-  if (pattern.of > 0) {
-    choose_groups(pool, pattern, scores, rows, cols, mask);
-  } else {
-    std::vector<float> sums;
-    const uint32_t block = pattern.block, runs = group_count(cols, block);
-    if (block > 1) sums = block_scores(pool, scores, rows, cols, block);
-    const float* compared = block > 1 ? sums.data() : scores;
+  choose(pool, pattern, scores, rows, cols, dead, mask, [&](const float* compared, uint32_t runs) {
     const size_t n = size_t{rows} * runs, count = count_of(sparsity, n);
-    if (count > 0) {
-      const float limit = kth_smallest(pool, compared, n, std::min(count, n - 1));
-      share_rows(pool, rows, [&](uint32_t begin, uint32_t end) {
-        for (uint32_t r = begin; r < end; ++r)
-          for (uint32_t c = 0; c < cols; ++c)
-            mask[size_t{r} * cols + c] = compared[size_t{r} * runs + c / block] > limit;
-      });
-    }
-  }
-  clear_dead(dead, rows, cols, mask);
+    if (count == 0) return;
+    const float limit = kth_smallest(pool, compared, n, std::min(count, n - 1));
+    share_rows(pool, rows, [&](uint32_t begin, uint32_t end) {
+      for (uint32_t r = begin; r < end; ++r)
+        for (uint32_t c = 0; c < cols; ++c)
+          mask[size_t{r} * cols + c] = compared[size_t{r} * runs + c / pattern.block] > limit;
+    });
+  });
 }
 
 void choose_mask_by_row(ThreadPool& pool, const Pattern& pattern, double sparsity, const float* scores,
                         uint32_t rows, uint32_t cols, const std::vector<bool>& dead, Mask& mask) {
-  mask.assign(size_t{rows} * cols, 1);
-  if (pattern.of > 0) {
-    choose_groups(pool, pattern, scores, rows, cols, mask);
-  } else {
-    std::vector<float> sums;
-    const uint32_t block = pattern.block, runs = group_count(cols, block);
-    if (block > 1) sums = block_scores(pool, scores, rows, cols, block);
-    const float* compared = block > 1 ? sums.data() : scores;
-    const uint32_t count = static_cast<uint32_t>(count_of(sparsity, runs));
+  choose(pool, pattern, scores, rows, cols, dead, mask, [&](const float* compared, uint32_t runs) {
+    const uint32_t block = pattern.block, count = static_cast<uint32_t>(count_of(sparsity, runs));
     share_rows(pool, count == 0 ? 0 : rows, [&](uint32_t begin, uint32_t end) {
       std::vector<uint32_t> order(runs);
       for (uint32_t r = begin; r < end; ++r) {
         const float* line = compared + size_t{r} * runs;
-        for (uint32_t i = 0; i < runs; ++i) order[i] = i;
+        std::iota(order.begin(), order.end(), 0u);
         std::nth_element(
             order.begin(), order.begin() + (count - 1), order.end(),
             [&](uint32_t a, uint32_t b) { return line[a] < line[b] || (line[a] == line[b] && a < b); });
@@ -138,8 +139,7 @@ void choose_mask_by_row(ThreadPool& pool, const Pattern& pattern, double sparsit
         }
       }
     });
-  }
-  clear_dead(dead, rows, cols, mask);
+  });
 }
 
 void apply_mask(ThreadPool& pool, const Mask& mask, DenseMatrix& weight) {

@@ -81,7 +81,10 @@ export interface Written {
   skipped: string[];
 }
 
-/** quantization_config: how the tensors are stored (models/FORMAT.md). */
+/**
+ * quantization_config: how the tensors are stored (models/FORMAT.md). Without integer codes it holds the sparsity alone: the
+ * compressed-tensors library takes any other key for a quantization, which would need groups.
+ */
 export function quantizationConfig({ recipe, sparsity, skipped }: Written): Record<string, unknown> {
   const groups: Record<string, unknown> = {};
   if (recipe.quantize !== 'none') groups.group_0 = scheme(['Linear'], BITS[recipe.quantize], recipe.group);
@@ -97,9 +100,12 @@ export function quantizationConfig({ recipe, sparsity, skipped }: Written): Reco
       : 'int-quantized';
   return {
     quant_method: 'compressed-tensors',
-    format: quantized ? format : 'dense',
-    ...(quantized && { quantization_status: 'compressed', config_groups: groups }),
-    ignore: [...skipped, ...(recipe.embeddings === 'none' ? ['lm_head'] : [])],
+    ...(quantized && {
+      format,
+      quantization_status: 'compressed',
+      config_groups: groups,
+      ignore: [...skipped, ...(recipe.embeddings === 'none' ? ['lm_head'] : [])],
+    }),
     sparsity_config: {
       format: 'sparse-bitmask',
       global_sparsity: sparsity,

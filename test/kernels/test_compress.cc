@@ -336,6 +336,38 @@ FILIGREE_TEST(solvers_rank_as_their_papers_say_and_keep_their_pattern) {
   }
 }
 
+FILIGREE_TEST(refit_ends_where_no_kept_weight_can_lower_the_error) {
+  Random random(16);
+  ThreadPool pool(2);
+  const GemmOps ops = select_gemm(detect_cpu());
+  const uint32_t rows = 8, n = 96;
+  SolveInput input = input_of(pool, ops, inputs_of(random, 800, n), n);
+  const DampedHessian damped(pool, ops, input.statistics->hessian(), n, 0.01);
+  const float* h = damped.values();
+  const DenseMatrix target = matrix_of(random, rows, n);
+  DenseMatrix weight = copy_of(target);
+  Mask mask(weight.size());
+  for (size_t i = 0; i < mask.size(); ++i) mask[i] = random.below(2) == 0;
+  apply_mask(pool, mask, weight);
+  const double before = error_of(h, weight, target);
+  refit({pool, ops}, h, target, mask, 200, weight);
+  check(error_of(h, weight, target) < 0.9 * before, "a lower error");
+  // The normal equations on the support: (target - weight) H is zero there.
+  for (uint32_t r = 0; r < rows; ++r) {
+    for (uint32_t c = 0; c < n; ++c) {
+      const size_t at = size_t{r} * n + c;
+      if (!mask[at]) check_equal(weight.data()[at], 0.0f, "zeros stay");
+      double gradient = 0, size = 0;
+      for (uint32_t j = 0; j < n; ++j) {
+        const double part = double{h[size_t{c} * n + j]} * (target.row(r)[j] - weight.row(r)[j]);
+        gradient += part;
+        size += std::fabs(part);
+      }
+      if (mask[at]) check_near(gradient, 0, 1e-3 * size, "gradient");
+    }
+  }
+}
+
 FILIGREE_TEST(gptq_beats_nearest_and_leaves_zeros_alone) {
   Random random(7);
   ThreadPool pool(2);
