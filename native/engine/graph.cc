@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "engine/embedding.h"
+#include "kernels/linear/shares.h"
 
 namespace filigree {
 namespace {
@@ -106,26 +107,31 @@ void Graph::each_row(uint32_t rows, size_t cost_per_row, FunctionRef<void(uint32
   });
 }
 
-void Graph::project(const Projection& projection, uint32_t rows, float* out, size_t stride, bool whole_pairs,
+void Graph::project(const Projection& projection, uint32_t rows, float* out, size_t stride,
                     FunctionRef<void(uint32_t, uint32_t, int)> finish) {
   const uint64_t work = projection.bytes() * (1 + rows / 4);
   const int threads = threads_for(work, kWeightBytesPerThread, pool_.size());
+  for (std::atomic<uint32_t>& next : next_chunk_) next.store(0, std::memory_order_relaxed);
   const auto job = [&](int thread, int of) {
     std::byte* scratch = scratch_.data() + scratch_bytes_ * static_cast<size_t>(thread);
-    for (const Projection::Part& part : projection.parts) {
+    for (size_t p = 0; p < projection.parts.size(); ++p) {
+      const Projection::Part& part = projection.parts[p];
       const linear::Matrix& m = part.packed.matrix();
-      uint32_t begin = linear::split_panels(m, thread, of), end = linear::split_panels(m, thread + 1, of);
-      if (whole_pairs) begin &= ~1u, end = thread + 1 == of ? end : end & ~1u;
-      if (begin >= end) continue;
       const linear::Input input = activations_.input(m);
-      part.plan.pick(input.tokens).run(m, input, begin, end, out + part.column, stride, scratch);
-      const uint32_t first = part.column + begin * linear::kPanelRows;
-      const uint32_t last = part.column + std::min(m.rows, end * linear::kPanelRows);
-      for (uint32_t token = rows; token < input.tokens; ++token) {
-        norm_.add(out + activations_.leftovers()[token - rows] * stride + first, out + token * stride + first,
-                  last - first);
-      }
-      finish(first, last, thread);
+      const linear::Variant& kernel = part.plan.pick(input.tokens);
+      const linear::Share share = part.shares.size() == static_cast<size_t>(of)
+                                      ? part.shares[static_cast<size_t>(thread)]
+                                      : linear::share_of(m, thread, of, projection.together);
+      share.take(next_chunk_[p], [&](uint32_t begin, uint32_t end) {
+        kernel.run(m, input, begin, end, out + part.column, stride, scratch);
+        const uint32_t first = part.column + begin * linear::kPanelRows;
+        const uint32_t last = part.column + std::min(m.rows, end * linear::kPanelRows);
+        for (uint32_t token = rows; token < input.tokens; ++token) {
+          norm_.add(out + activations_.leftovers()[token - rows] * stride + first,
+                    out + token * stride + first, last - first);
+        }
+        finish(first, last, thread);
+      });
     }
   };
   if (threads <= 1) {
@@ -254,7 +260,7 @@ bool Graph::attention_layer(uint32_t index, uint32_t rows, const LayerTap* tap) 
   });
   if (tap && !(*tap)(TapPoint::qkv, normed_.as<float>(), c.hidden, rows)) return false;
   low_rank_.shrink(index, Site::qkv, normed_.as<float>(), c.hidden);
-  project(layer.qkv, rows, qkv_.as<float>(), qkv_cols, false, [&](uint32_t begin, uint32_t end, int thread) {
+  project(layer.qkv, rows, qkv_.as<float>(), qkv_cols, [&](uint32_t begin, uint32_t end, int thread) {
     low_rank_.expand(index, Site::qkv, begin, end, thread, qkv_.as<float>(), qkv_cols);
     if (layer.qkv.bias.empty()) return;
     for (uint32_t row = 0; row < rows; ++row) {
@@ -267,11 +273,10 @@ bool Graph::attention_layer(uint32_t index, uint32_t rows, const LayerTap* tap) 
   each_row(rows, c.q_cols(), [&](uint32_t row, int) { activations_.convert(row); });
   if (tap && !(*tap)(TapPoint::output, qkv_.as<float>(), qkv_cols, rows)) return false;
   low_rank_.shrink(index, Site::output, qkv_.as<float>(), qkv_cols);
-  project(layer.output, rows, product_.as<float>(), c.hidden, false,
-          [&](uint32_t begin, uint32_t end, int thread) {
-            low_rank_.expand(index, Site::output, begin, end, thread, product_.as<float>(), c.hidden);
-            add_columns(hidden_.as<float>(), product_.as<float>(), rows, begin, end);
-          });
+  project(layer.output, rows, product_.as<float>(), c.hidden, [&](uint32_t begin, uint32_t end, int thread) {
+    low_rank_.expand(index, Site::output, begin, end, thread, product_.as<float>(), c.hidden);
+    add_columns(hidden_.as<float>(), product_.as<float>(), rows, begin, end);
+  });
   return true;
 }
 
@@ -287,18 +292,17 @@ bool Graph::ffn_layer(uint32_t index, uint32_t rows, const LayerTap* tap) {
   if (tap && !(*tap)(TapPoint::gate_up, normed_.as<float>(), c.hidden, rows)) return false;
   const size_t both = layer.gate_up.out;
   low_rank_.shrink(index, Site::gate_up, normed_.as<float>(), c.hidden);
-  project(layer.gate_up, rows, gate_up_.as<float>(), both, layer.interleaved,
-          [&](uint32_t begin, uint32_t end, int thread) {
-            low_rank_.expand(index, Site::gate_up, begin, end, thread, gate_up_.as<float>(), both);
-            if (!layer.interleaved) return;
-            constexpr uint32_t kRun = linear::kPanelRows;
-            for (uint32_t row = 0; row < rows; ++row) {
-              const float* from = row_of<float>(gate_up_, row, both);
-              float* to = row_of<float>(ffn_, row, ffn_cols_);
-              for (uint32_t i = begin; i < end; i += 2 * kRun)
-                activation_.swiglu(from + i, from + i + kRun, kRun, to + i / 2);
-            }
-          });
+  project(layer.gate_up, rows, gate_up_.as<float>(), both, [&](uint32_t begin, uint32_t end, int thread) {
+    low_rank_.expand(index, Site::gate_up, begin, end, thread, gate_up_.as<float>(), both);
+    if (!layer.interleaved) return;
+    constexpr uint32_t kRun = linear::kPanelRows;
+    for (uint32_t row = 0; row < rows; ++row) {
+      const float* from = row_of<float>(gate_up_, row, both);
+      float* to = row_of<float>(ffn_, row, ffn_cols_);
+      for (uint32_t i = begin; i < end; i += 2 * kRun)
+        activation_.swiglu(from + i, from + i + kRun, kRun, to + i / 2);
+    }
+  });
   activations_.begin(layer.down, ffn_.as<float>(), ffn_cols_, rows);
   each_row(rows, c.intermediate, [&](uint32_t row, int) {
     if (!layer.interleaved) {
@@ -309,11 +313,10 @@ bool Graph::ffn_layer(uint32_t index, uint32_t rows, const LayerTap* tap) {
   });
   if (tap && !(*tap)(TapPoint::down, ffn_.as<float>(), ffn_cols_, rows)) return false;
   low_rank_.shrink(index, Site::down, ffn_.as<float>(), ffn_cols_);
-  project(layer.down, rows, product_.as<float>(), c.hidden, false,
-          [&](uint32_t begin, uint32_t end, int thread) {
-            low_rank_.expand(index, Site::down, begin, end, thread, product_.as<float>(), c.hidden);
-            add_columns(hidden_.as<float>(), product_.as<float>(), rows, begin, end);
-          });
+  project(layer.down, rows, product_.as<float>(), c.hidden, [&](uint32_t begin, uint32_t end, int thread) {
+    low_rank_.expand(index, Site::down, begin, end, thread, product_.as<float>(), c.hidden);
+    add_columns(hidden_.as<float>(), product_.as<float>(), rows, begin, end);
+  });
   return true;
 }
 
@@ -332,7 +335,7 @@ const float* Graph::logits(std::span<const uint32_t> rows) {
                    c.hidden, row_of<float>(normed_, i, c.hidden));
     activations_.convert(i);
   });
-  project(weights_.head, count, logits_.as<float>(), c.vocabulary, false, [](uint32_t, uint32_t, int) {});
+  project(weights_.head, count, logits_.as<float>(), c.vocabulary, [](uint32_t, uint32_t, int) {});
   return logits_.as<float>();
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <span>
 #include <vector>
 
@@ -60,7 +61,7 @@ class Graph {
   bool ffn_layer(uint32_t index, uint32_t rows, const LayerTap* tap);
   void rotate_and_store(uint32_t index, uint32_t row);
   // out = projection(input), then finish(first column, end column, thread) on the thread that computed them.
-  void project(const Projection& projection, uint32_t rows, float* out, size_t stride, bool whole_pairs,
+  void project(const Projection& projection, uint32_t rows, float* out, size_t stride,
                FunctionRef<void(uint32_t begin, uint32_t end, int thread)> finish);
   // work(row) for every row: on the calling thread when it is little, else on all.
   void each_row(uint32_t rows, size_t cost_per_row, FunctionRef<void(uint32_t row, int thread)> work);
@@ -95,6 +96,7 @@ class Graph {
     int32_t position;
     int32_t block;
   };
+  std::atomic<uint32_t> next_chunk_[Projection::kMostParts];  // of the product at hand
   std::vector<Row> rows_;
   std::vector<AttendSequence> sequences_;
 };

@@ -85,6 +85,7 @@ void LayerRunner::set_weights(const LayerValues& v) {
   layer.output.add(pack_rows({&o}), cpu_);
   layer.gate_up.add(pack_rows({interleave_rows(gate, up).get()}), cpu_);
   layer.interleaved = true;
+  layer.gate_up.together = 2;
   layer.down.add(pack_rows({&down}), cpu_);
   graph_ = std::make_unique<Graph>(c, weights_, std::span<const Adapter>(), arena_, cpu_, pool_, kRows, kRows,
                                    0, max_length_);

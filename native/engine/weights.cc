@@ -108,6 +108,7 @@ ModelWeights assemble(const ModelConfig& c, const WeightPlan& plan, PackedWeight
       case MatrixPlan::Place::gate_up:
         layer.gate_up.add(std::move(matrix), cpu);
         layer.interleaved = m.interleaved;
+        if (m.interleaved) layer.gate_up.together = 2;
         break;
       case MatrixPlan::Place::down:
         layer.down.add(std::move(matrix), cpu);
@@ -158,6 +159,14 @@ void Projection::add(PackedMatrix packed, const CpuFeatures& cpu) {
   parts.push_back(std::move(part));
 }
 
+void Projection::share(int threads) {
+  for (Part& part : parts) {
+    part.shares.clear();
+    for (int t = 0; t < threads; ++t)
+      part.shares.push_back(linear::share_of(part.packed.matrix(), t, threads, together));
+  }
+}
+
 uint64_t Projection::bytes() const {
   uint64_t bytes = 0;
   for (const Part& part : parts) bytes += part.packed.matrix().bytes;
@@ -194,6 +203,10 @@ ModelWeights load_weights(const ModelDescription& model, const WeightOptions& op
     }
   }
   ModelWeights weights = assemble(model.config, plan, std::move(packed), cpu);
+  weights.head.share(pool.size());
+  for (LayerWeights& layer : weights.layers) {
+    for (Projection* p : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) p->share(pool.size());
+  }
   weights.statistics.from_cache = cached;
   weights.warnings = std::move(warnings);
   return weights;

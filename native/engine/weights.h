@@ -10,6 +10,7 @@
 #include "engine/model_config.h"
 #include "formats/packed_matrix.h"
 #include "kernels/linear/linear.h"
+#include "kernels/linear/shares.h"
 
 namespace filigree {
 
@@ -32,9 +33,12 @@ struct Projection {
   struct Part {
     PackedMatrix packed;
     linear::Plan plan;
-    uint32_t column = 0;  // where its rows begin in out
+    std::vector<linear::Share> shares;  // of as many threads as the pool has
+    uint32_t column = 0;                // where its rows begin in out
   };
+  static constexpr size_t kMostParts = 3;  // q, k and v, each in a format of its own
   std::vector<Part> parts;
+  uint32_t together = 1;    // panels that one thread computes: pairs where gate and up alternate
   uint32_t in = 0;          // columns of the input
   uint32_t out = 0;         // columns of the output
   std::vector<float> bias;  // [out] or empty
@@ -42,6 +46,8 @@ struct Projection {
   uint32_t sum_groups[2] = {0, 0};  // group sizes (32, 128) whose sums the parts need; 0 = unused
 
   void add(PackedMatrix packed, const CpuFeatures& cpu);
+  // Settles how so many threads share the parts.
+  void share(int threads);
   uint64_t bytes() const;
 };
 

@@ -5,6 +5,7 @@
 
 #include "base/half.h"
 #include "base/status.h"
+#include "kernels/linear/shares.h"
 #include "linear_fixture.h"
 
 // Every kernel of the table against the scalar one: integer formats and f32 bit by bit, bf16 within the bound derived below.
@@ -230,6 +231,35 @@ FILIGREE_TEST(linear_split_is_contiguous_and_balanced) {
                 "ranges ascend on unit boundaries");
           check(std::fabs(static_cast<double>(end - begin) - static_cast<double>(panels) / parts) <= 4.0,
                 "balanced");
+        }
+      }
+    }
+  }
+}
+
+// Small matrices have runs only, large ones chunks too; both leave no panel out and take none twice.
+FILIGREE_TEST(linear_shares_cover_every_panel_once) {
+  Random random(8);
+  for (uint32_t rows : {16u, 40u, 1000u, 12000u}) {
+    for (Format format : {Format::f32, Format::i8, Format::i4g128}) {
+      const PackedMatrix packed = pack_rows(random_rows(random, rows, 256, 0.5), format, Layout::bitmask);
+      const linear::Matrix& m = packed.matrix();
+      for (uint32_t together : {1u, 2u}) {
+        for (int parts = 1; parts <= 7; ++parts) {
+          std::vector<int> taken(linear::panel_count(m));
+          std::atomic<uint32_t> next{0};
+          bool chunks = false;
+          for (int part = 0; part < parts; ++part) {
+            const linear::Share share = linear::share_of(m, part, parts, together);
+            chunks = chunks || share.chunks_begin < share.chunks_end;
+            share.take(next, [&](uint32_t begin, uint32_t end) {
+              check(begin < end && begin % std::max(together, linear::panels_per_unit(format)) == 0,
+                    "ranges are not empty and begin on a boundary");
+              for (uint32_t panel = begin; panel < end; ++panel) ++taken.at(panel);
+            });
+          }
+          check(std::ranges::all_of(taken, [](int times) { return times == 1; }), "every panel once");
+          check_equal(chunks, parts > 1 && rows == 12000 && format != Format::i4g128);
         }
       }
     }

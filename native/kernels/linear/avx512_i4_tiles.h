@@ -42,6 +42,15 @@ struct PairStream {
     }
   }
 
+  __attribute__((always_inline)) void prefetch_masks(size_t tile) const {
+    if (!kSparse || tile % 8 != 0) return;
+#pragma GCC unroll 8
+    for (int q = 0; q < Q; ++q) {
+      _mm_prefetch(reinterpret_cast<const char*>(mask[q][0]) + 8 * tile + kPrefetchMasks, _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(mask[q][1]) + 8 * tile + kPrefetchMasks, _MM_HINT_T0);
+    }
+  }
+
   // The next tile of both panels of pair q, and the mask bytes (0 or 1) where a minimum needs them.
   __attribute__((always_inline)) void next(int q, size_t tile, __m512i (&w)[2], __m512i (&present)[2]) {
     const __m512i low = _mm512_set1_epi8(15), absent = kMin ? _mm512_setzero_si512() : _mm512_set1_epi8(8);

@@ -53,6 +53,7 @@ void stream_pairs(const Matrix& m, const Input& in, PanelSet pairs, uint32_t tok
       }
     }
     for (size_t k = g * group_tiles; k < (g + 1) * group_tiles; ++k) {
+      stream.prefetch_masks(k);
       __m512i a[T];
 #pragma GCC unroll 2
       for (int t = 0; t < T; ++t) a[t] = broadcast(reinterpret_cast<const std::byte*>(row[t] + 4 * k));

@@ -155,9 +155,6 @@ static constexpr bool is_sparse(double zeros) { return zeros >= 0.35; }
 // Layout that suits a matrix with this fraction of zeros on this processor.
 Layout choose_layout(Format format, double zeros, const CpuFeatures& cpu);
 
-// First panel of part `part` of `parts`: contiguous ranges, balanced by bytes, on unit boundaries; part == parts gives the end.
-uint32_t split_panels(const Matrix& matrix, int part, int parts);
-
 const char* name_of(Format format);
 const char* name_of(Layout layout);
 

@@ -6,6 +6,7 @@
 
 #include "base/aligned_buffer.h"
 #include "base/thread_pool.h"
+#include "kernels/linear/shares.h"
 
 namespace filigree::linear {
 Timing measure(const Matrix& m, const Variant& variant, uint32_t tokens, ThreadPool& threads, int rounds) {
@@ -30,12 +31,17 @@ Timing measure(const Matrix& m, const Variant& variant, uint32_t tokens, ThreadP
   AlignedBuffer out(size_t{m.rows} * tokens * sizeof(float));
   std::vector<AlignedBuffer> workspaces;
   for (int t = 0; t < threads.size(); ++t) workspaces.emplace_back(variant.workspace(m, tokens) + 64);
+  std::vector<Share> shares;
+  for (int t = 0; t < threads.size(); ++t) shares.push_back(share_of(m, t, threads.size()));
   std::vector<double> seconds;
   for (int round = 0; round <= std::max(rounds, 1); ++round) {
     const auto begin = std::chrono::steady_clock::now();
-    threads.run([&](int thread, int count) {
-      variant.run(m, in, split_panels(m, thread, count), split_panels(m, thread + 1, count), out.as<float>(),
-                  m.rows, workspaces[static_cast<size_t>(thread)].data());
+    std::atomic<uint32_t> next{0};
+    threads.run([&](int thread, int) {
+      shares[static_cast<size_t>(thread)].take(next, [&](uint32_t panel, uint32_t end) {
+        variant.run(m, in, panel, end, out.as<float>(), m.rows,
+                    workspaces[static_cast<size_t>(thread)].data());
+      });
     });
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
     if (round > 0) seconds.push_back(taken.count());

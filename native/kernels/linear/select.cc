@@ -45,14 +45,6 @@ const Variant* first_fit(const MatrixSpec& spec, const CpuFeatures& cpu, uint32_
   return nullptr;
 }
 
-// Bytes of a matrix's masks and values before a unit of panels.
-uint64_t bytes_before(const Matrix& m, uint32_t unit) {
-  const uint64_t tiles = uint64_t{unit} * tile_count(m);
-  if (m.layout == Layout::dense) return tiles * kPanelRows * tile_cols(m.format) * value_bytes(m.format);
-  const uint64_t masks = m.masks == nullptr ? 0 : tiles * panels_per_unit(m.format) * mask_bytes(m.format);
-  return masks + m.offsets[unit];
-}
-
 }  // namespace
 
 const Variant* variants(size_t* count) {
@@ -112,26 +104,6 @@ Layout choose_layout(Format format, double zeros, const CpuFeatures& cpu) {
   if (is_i4(format) && shuffles)
     return zeros >= (format == Format::i4g128 ? 0.62 : 0.78) ? Layout::slots8 : Layout::dense;
   return Layout::bitmask;
-}
-
-uint32_t split_panels(const Matrix& m, int part, int parts) {
-  const uint32_t per_unit = panels_per_unit(m.format), units = panel_count(m) / per_unit;
-  if (part <= 0) return 0;
-  if (part >= parts) return units * per_unit;
-  const uint64_t goal = bytes_before(m, units) / static_cast<uint64_t>(parts) * static_cast<uint64_t>(part);
-  uint32_t low = 0, high = units;
-  while (low < high) {
-    const uint32_t middle = (low + high) / 2;
-    if (bytes_before(m, middle) < goal) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  // Kernels walk four panels together: keep whole fours where a part has many.
-  const uint32_t four = 4 / per_unit;
-  if (units >= 32 * four * static_cast<uint32_t>(parts)) low = (low + four / 2) / four * four;
-  return low * per_unit;
 }
 
 const char* name_of(Format format) {
