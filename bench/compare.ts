@@ -1,5 +1,6 @@
 import type { Contestant, PointResult } from './contestant.js';
 import { median, tokensPerSecond } from './measure.js';
+import { besideBusyNeighbour } from './neighbour.js';
 
 export interface Machine {
   cpu: string;
@@ -28,6 +29,8 @@ export interface BenchRow {
   /** Ours over the fastest peer at that batch; null for peers, and where none ran. */
   x_best_peer: number | null;
   prefill_x_best_peer: number | null;
+  /** Decode speed beside a process that keeps a core busy, over the quiet one of the same round; null where that was not asked. */
+  x_quiet: number | null;
 }
 
 export interface BenchResult {
@@ -46,6 +49,8 @@ export interface CompareOptions {
   prompt: number;
   context: number;
   rounds: number;
+  /** Measures everything a second time beside a process that keeps a core busy. */
+  neighbour?: boolean;
   /** Read bandwidth in GB/s with so many threads. */
   measureBandwidth: (threads: number) => Promise<number>;
   onProgress?: (done: number, total: number, what: string) => void;
@@ -53,6 +58,7 @@ export interface CompareOptions {
 
 interface Measured extends Contestant {
   rounds: PointResult[];
+  disturbed: PointResult[];
 }
 
 /**
@@ -60,7 +66,7 @@ interface Measured extends Contestant {
  * minute of a shared machine hits all of them; ratios are formed within a round.
  */
 export async function compare(contestants: Contestant[], options: CompareOptions): Promise<BenchResult> {
-  const measured: Measured[] = contestants.map((c) => ({ ...c, rounds: [] }));
+  const measured: Measured[] = contestants.map((c) => ({ ...c, rounds: [], disturbed: [] }));
   const bandwidth: number[] = [];
   const bandwidth1: number[] = [];
   const total = options.rounds * contestants.length;
@@ -70,6 +76,7 @@ export async function compare(contestants: Contestant[], options: CompareOptions
     for (const [index, one] of measured.entries()) {
       options.onProgress?.(round * contestants.length + index, total, `${one.engine} ${one.format}`);
       one.rounds.push(await one.measure(options));
+      if (options.neighbour) one.disturbed.push(await besideBusyNeighbour(() => one.measure(options)));
     }
   }
   options.onProgress?.(total, total, 'done');
@@ -79,8 +86,9 @@ export async function compare(contestants: Contestant[], options: CompareOptions
 }
 
 const prefillSpeeds = (m: Measured) => m.rounds.map((round) => tokensPerSecond(round.prefill));
-function decodeSpeeds(m: Measured, batch: number): number[] | null {
-  const speeds = m.rounds.map((round) => round.decode.get(batch));
+function decodeSpeeds(rounds: PointResult[], batch: number): number[] | null {
+  if (rounds.length === 0) return null;
+  const speeds = rounds.map((round) => round.decode.get(batch));
   return speeds.every((s) => s !== undefined) ? speeds.map(tokensPerSecond) : null;
 }
 const ratio = (mine: number[], base: number[] | null | undefined) =>
@@ -95,13 +103,14 @@ function rowsOf(measured: Measured[], options: CompareOptions, readGbps: number)
   const bestPrefill = fastest(peers.map(prefillSpeeds));
   return measured.flatMap((one) =>
     options.batches.flatMap((batch): BenchRow[] => {
-      const decode = decodeSpeeds(one, batch);
+      const decode = decodeSpeeds(one.rounds, batch);
       if (!decode) return [];
       const prefill = prefillSpeeds(one);
+      const disturbed = decodeSpeeds(one.disturbed, batch);
       const decodeTps = median(decode);
       const bytes = one.stepBytes(batch, options.context);
       const gbps = bytes === null ? null : ((decodeTps / batch) * bytes) / 1e9;
-      const bestDecode = fastest(peers.map((peer) => decodeSpeeds(peer, batch)));
+      const bestDecode = fastest(peers.map((peer) => decodeSpeeds(peer.rounds, batch)));
       return [
         {
           engine: one.engine,
@@ -112,11 +121,12 @@ function rowsOf(measured: Measured[], options: CompareOptions, readGbps: number)
           prefill_tps: median(prefill),
           decode_tps: decodeTps,
           decode_gbps: gbps,
-          x_dense_f32: ratio(decode, base && decodeSpeeds(base, batch)),
+          x_dense_f32: ratio(decode, base && decodeSpeeds(base.rounds, batch)),
           prefill_x_dense_f32: ratio(prefill, base && prefillSpeeds(base)),
           x_bound: gbps === null ? null : gbps / readGbps,
           x_best_peer: isPeer(one) ? null : ratio(decode, bestDecode),
           prefill_x_best_peer: isPeer(one) ? null : ratio(prefill, bestPrefill),
+          x_quiet: disturbed && ratio(disturbed, decode),
         },
       ];
     }),

@@ -119,8 +119,8 @@ function tensorsOf(
   };
 }
 
-/** Random bytes that are valid blocks of `type`: a tile that a tensor's data repeats. */
-function tile(type: RandomGgufType): Buffer {
+/** Random bytes that are valid blocks of `type`, a share `zeros` of the weights 0: a tile that a tensor's data repeats. */
+function tile(type: RandomGgufType, zeros: number): Buffer {
   const { bytes, scales } = TYPES[type];
   const buffer = Buffer.alloc(bytes * Math.floor((4 << 20) / bytes));
   if (type === 'f32') {
@@ -131,6 +131,7 @@ function tile(type: RandomGgufType): Buffer {
       buffer.writeUInt16LE(exponent | (Math.random() * 0x100) | (Math.random() < 0.5 ? 0x8000 : 0), at);
   } else {
     randomFillSync(buffer);
+    if (zeros > 0) for (let at = 0; at < buffer.length; ++at) if (Math.random() < zeros) buffer[at] = 0;
     for (let at = 0; at < buffer.length; at += bytes)
       for (const scale of scales) buffer.writeUInt16LE(SCALE, at + scale);
   }
@@ -139,9 +140,12 @@ function tile(type: RandomGgufType): Buffer {
 
 /**
  * Writes a GGUF of a known shape with random weights, so that peers can be timed on the same shape without a
- * checkpoint. The values are valid and of ordinary size, and mean nothing.
+ * checkpoint. The values are valid and of ordinary size, and mean nothing. `zeros`: share of zeros in the layers' matrices, for
+ * q8_0, whose codes are bytes.
  */
-export function writeRandomGguf(path: string, shape: string, type: RandomGgufType): void {
+export function writeRandomGguf(path: string, shape: string, type: RandomGgufType, zeros = 0): void {
+  if (zeros > 0 && type !== 'q8_0')
+    throw new FiligreeError('usage', `zeros are written as q8_0, not as ${type}`);
   const { tensors, metadata } = tensorsOf(shape, type);
   const aligned = (n: number) => Math.ceil(n / ALIGNMENT) * ALIGNMENT;
   const size = (t: Tensor) => ((t.rows * t.cols) / TYPES[t.type].elements) * TYPES[t.type].bytes;
@@ -165,10 +169,12 @@ export function writeRandomGguf(path: string, shape: string, type: RandomGgufTyp
   const file = openSync(partial, 'w');
   try {
     writeSync(file, Buffer.concat([header, Buffer.alloc(aligned(header.length) - header.length)]));
-    const tiles = new Map<RandomGgufType, Buffer>();
+    const tiles = new Map<string, Buffer>();
     for (const t of tensors) {
-      const from = tiles.get(t.type) ?? tile(t.type);
-      tiles.set(t.type, from);
+      const share = t.name.startsWith('blk.') && t.rows > 1 ? zeros : 0;
+      const key = `${t.type} ${share}`;
+      const from = tiles.get(key) ?? tile(t.type, share);
+      tiles.set(key, from);
       const bytes = size(t);
       for (let at = 0; at < bytes; at += from.length)
         writeSync(file, from, 0, Math.min(from.length, bytes - at));

@@ -39,8 +39,13 @@ const AGAINST_PEERS: Column[] = [
   { head: 'decode x peer', cell: (row) => fixed(row.x_best_peer, 2) },
 ];
 
-const columnsOf = (result: BenchResult): Column[] =>
-  result.rows.some((row) => row.x_best_peer !== null) ? [...COLUMNS, ...AGAINST_PEERS] : COLUMNS;
+const DISTURBED: Column[] = [{ head: 'x quiet, busy neighbour', cell: (row) => fixed(row.x_quiet, 2) }];
+
+const columnsOf = (result: BenchResult): Column[] => [
+  ...COLUMNS,
+  ...(result.rows.some((row) => row.x_best_peer !== null) ? AGAINST_PEERS : []),
+  ...(result.rows.some((row) => row.x_quiet !== null) ? DISTURBED : []),
+];
 
 export const machineLine = ({ machine, ...result }: BenchResult): string =>
   `${machine.cpu}, ${machine.isa}, ${machine.threads} threads; read bandwidth ${fixed(machine.read_gbps_1)} GB/s (1 thread), ` +

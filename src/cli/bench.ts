@@ -2,12 +2,13 @@ import { writeFileSync } from 'node:fs';
 import type { BenchResult } from '../../bench/compare.js';
 import type { Contestant } from '../../bench/contestant.js';
 import type { EngineShare } from '../../bench/serve-load.js';
-import { integer, numbers } from './bench-options.js';
+import { integer, numbers, pick } from './bench-options.js';
 import { type ContestOptions, ownContestants } from './own-contestants.js';
 import { type ProgressLine, progressLine } from './progress-line.js';
 
 export interface BenchOptions extends ContestOptions {
   rounds: string;
+  neighbour?: boolean;
   report?: string;
   json?: boolean;
 }
@@ -50,6 +51,7 @@ export async function contest(
       prompt: integer('--prompt', options.prompt, 1),
       context: integer('--context', options.context, 1),
       rounds,
+      neighbour: options.neighbour,
       measureBandwidth: (threads) => native.measureReadBandwidth(threads),
       onProgress: (done, total, what) =>
         progress.show(
@@ -80,6 +82,7 @@ export interface BenchServeOptions {
   promptTokens: string;
   goodTtft: string;
   goodItl: string;
+  neighbour?: boolean;
   json?: boolean;
   output?: string;
 }
@@ -90,31 +93,40 @@ const engineLine = (e: EngineShare) =>
 
 /** `filigree bench serve --url`: load on any OpenAI-compatible server, as its clients see it. */
 export async function benchServeCommand(options: BenchServeOptions): Promise<void> {
-  const { readPrompts, runLoad, syntheticPrompts } = await import('../../bench/serve-load.js');
+  const [{ readPrompts, runLoad, syntheticPrompts }, { besideBusyNeighbour }] = await Promise.all([
+    import('../../bench/serve-load.js'),
+    import('../../bench/neighbour.js'),
+  ]);
   const concurrency = integer('--concurrency', options.concurrency, 1);
   const requests =
     options.requests === undefined ? concurrency * 4 : integer('--requests', options.requests, 1);
   const progress = progressLine(options.json);
-  const report = await runLoad({
-    url: options.url,
-    apiKey: options.apiKey,
-    model: options.model,
-    concurrency,
-    rate: options.rate === undefined ? undefined : numbers('--rate', options.rate, (v) => v > 0)[0],
-    requests,
-    maxTokens: integer('--max-tokens', options.maxTokens, 1),
-    prompts: options.prompts
-      ? readPrompts(options.prompts)
-      : syntheticPrompts(requests, integer('--prompt-tokens', options.promptTokens, 1)),
-    goodTtft: numbers('--good-ttft', options.goodTtft, (v) => v > 0)[0]! / 1000,
-    goodItl: numbers('--good-itl', options.goodItl, (v) => v > 0)[0]! / 1000,
-    timeoutSeconds: 600,
-    onDone: (done) => progress.show(`${done}/${requests} requests`),
-  });
+  const prompts = options.prompts
+    ? readPrompts(options.prompts)
+    : syntheticPrompts(2 * requests, integer('--prompt-tokens', options.promptTokens, 1));
+  const load = (from: number) =>
+    runLoad({
+      url: options.url,
+      apiKey: options.apiKey,
+      model: options.model,
+      concurrency,
+      rate: options.rate === undefined ? undefined : numbers('--rate', options.rate, (v) => v > 0)[0],
+      requests,
+      maxTokens: integer('--max-tokens', options.maxTokens, 1),
+      // The second load has prompts of its own: the server's prefix cache knows the first one's.
+      prompts: prompts.length > from ? prompts.slice(from) : prompts,
+      goodTtft: numbers('--good-ttft', options.goodTtft, (v) => v > 0)[0]! / 1000,
+      goodItl: numbers('--good-itl', options.goodItl, (v) => v > 0)[0]! / 1000,
+      timeoutSeconds: 600,
+      onDone: (done) => progress.show(`${done}/${requests} requests`),
+    });
+  const report = await load(0);
+  const disturbed = options.neighbour ? await besideBusyNeighbour(() => load(requests)) : null;
   progress.end();
-  if (options.output) writeFileSync(options.output, `${JSON.stringify(report, null, 2)}\n`);
+  const reported = disturbed === null ? report : { ...report, beside_busy_neighbour: disturbed };
+  if (options.output) writeFileSync(options.output, `${JSON.stringify(reported, null, 2)}\n`);
   if (options.json) {
-    process.stdout.write(`${JSON.stringify(report)}\n`);
+    process.stdout.write(`${JSON.stringify(reported)}\n`);
     return;
   }
   const q = (name: string, v: { p50: number; p95: number; p99: number }) =>
@@ -128,9 +140,25 @@ export async function benchServeCommand(options: BenchServeOptions): Promise<voi
       q('between tokens', report.itl_ms),
       q('whole request', report.e2e_ms),
       ...(report.engine === null ? [] : [engineLine(report.engine)]),
+      ...(disturbed === null
+        ? []
+        : [
+            `beside a busy process  ${disturbed.output_tps.toFixed(1)} tokens/s, ${(disturbed.output_tps / report.output_tps).toFixed(2)} of the quiet throughput`,
+          ]),
       ...Object.entries(report.errors).map(([error, count]) => `error x${count}: ${error}`),
       '',
     ].join('\n'),
   );
   if (Object.keys(report.errors).length > 0) process.exitCode = 1;
+}
+
+/** `filigree bench gguf`: random weights of a shape in a file that any GGUF engine loads. */
+export async function benchGgufCommand(
+  file: string,
+  options: { shape: string; type: string; sparsity: string },
+): Promise<void> {
+  const { randomGgufTypes, writeRandomGguf } = await import('../../bench/random-gguf.js');
+  const [type] = pick('--type', options.type, randomGgufTypes);
+  const [zeros] = numbers('--sparsity', options.sparsity, (v) => v >= 0 && v < 1);
+  writeRandomGguf(file, options.shape, type!, zeros);
 }

@@ -20,6 +20,7 @@ export function addBench(program: Command): void {
       )
       .option('--threads <n>', 'threads')
       .option('--isa <name>', 'instruction set')
+      .option('--neighbour', 'measure again beside a process that keeps a core busy')
       .option('--lora-rank <n>', 'each of ours once more under a random LoRA adapter', whole(1, 512))
       .option('--report <dir>', 'write tables, plots and JSON there')
       .option('--json', 'one object');
@@ -36,6 +37,18 @@ Examples:
     )
     .action(async (model, options) => (await import('../cli/bench.js')).benchCommand(model, options));
   bench
+    .command('gguf')
+    .argument('<file>', 'the file to write')
+    .description('write a GGUF file of random weights, to serve or to give to a peer')
+    .requiredOption('--shape <name>', '135m, 1.1b, 7b or 8b')
+    .option('--type <type>', 'its weights: q4_0, q4_k, q8_0, f16, bf16 or f32', 'q8_0')
+    .option('--sparsity <share>', "share of zeros in the layers' matrices, with q8_0", '0')
+    .addHelpText(
+      'after',
+      '\nExample:\n  $ filigree bench gguf random.gguf --shape 1.1b --sparsity 0.7\n  $ filigree serve random.gguf --weights i4',
+    )
+    .action(async (file, options) => (await import('../cli/bench.js')).benchGgufCommand(file, options));
+  bench
     .command('serve')
     .description('load on a running OpenAI-compatible server, ours or any other')
     .requiredOption('--url <url>', 'the server')
@@ -49,6 +62,7 @@ Examples:
     .option('--prompt-tokens <n>', 'length of made-up prompts', '80')
     .option('--good-ttft <ms>', 'first token that counts as good', '1000')
     .option('--good-itl <ms>', 'time between tokens that counts as good', '100')
+    .option('--neighbour', 'then the same load again beside a process that keeps a core busy')
     .option('--output <file>', 'write the report there')
     .option('--json', 'one object')
     .addHelpText(

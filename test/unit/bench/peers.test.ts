@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
 import { compare } from '../../../bench/compare.js';
 import type { Contestant } from '../../../bench/contestant.js';
+import { besideBusyNeighbour } from '../../../bench/neighbour.js';
 import { llamaBench, serverPeer } from '../../../bench/peers.js';
 import { writeRandomGguf } from '../../../bench/random-gguf.js';
 import { markdown, table } from '../../../bench/report.js';
@@ -81,7 +82,69 @@ describe('a comparison', () => {
   });
 });
 
+describe('beside a busy neighbour', () => {
+  test('every contestant is measured again, and the row says what is left of its quiet speed', async () => {
+    const { rows } = await compare([scripted('filigree', 'f32 dense', [10, 6, 10, 5, 20, 20], [1])], {
+      ...options,
+      batches: [1],
+      neighbour: true,
+    });
+    expect(rows[0]!.x_quiet).toBe(0.6);
+    expect(rows[0]!.decode_tps).toBe(10);
+    const quiet = await compare([scripted('filigree', 'f32 dense', [10, 10, 10], [1])], options);
+    expect(quiet.rows[0]!.x_quiet).toBeNull();
+  });
+
+  test('the neighbour keeps a core busy while the work goes on, and is gone after it, also after a failure', async () => {
+    const children = () => readdirSync('/proc').filter((pid) => parentOf(pid) === process.pid);
+    const before = children();
+    const started = await besideBusyNeighbour(async () => {
+      const [pid] = children().filter((child) => !before.includes(child));
+      return { pid: pid!, ticks: await ticksWithin(pid!, 300) };
+    });
+    expect(started.ticks).toBeGreaterThan(0);
+    await expect(besideBusyNeighbour(() => Promise.reject(new Error('no')))).rejects.toThrow('no');
+    expect(children()).toEqual(before);
+  });
+});
+
+const stat = (pid: string) =>
+  readFileSync(`/proc/${pid}/stat`, 'utf8')
+    .replace(/^.*\) /, '')
+    .split(' ');
+function parentOf(pid: string): number {
+  try {
+    return Number(stat(pid)[1]);
+  } catch {
+    return 0; // no process, or one that has ended
+  }
+}
+/** Processor time that a process takes in so many milliseconds, in hundredths of a second. */
+async function ticksWithin(pid: string, ms: number): Promise<number> {
+  const before = Number(stat(pid)[11]);
+  await new Promise((resolve) => setTimeout(resolve, ms));
+  return Number(stat(pid)[11]) - before;
+}
+
 describe('a random GGUF', () => {
+  test('of q8_0 may have zeros, which are stored sparse; its head stays dense', async () => {
+    const path = join(folder, 'sparse.gguf');
+    writeRandomGguf(path, '135m', 'q8_0', 0.7);
+    const runner = await loadNativeRunner(await openModel(path), {
+      weights: 'i8',
+      dense: false,
+      kv: 'f16',
+      maxModelLen: 64,
+      maxSlots: 1,
+      maxBatchedTokens: 16,
+      packedCache: false,
+    });
+    // 106 of 135 million weights are in the layers.
+    expect(runner.info.sparsity).toBeCloseTo(0.7 * 0.79, 1);
+    await runner.close();
+    expect(() => writeRandomGguf(path, '135m', 'q4_0', 0.7)).toThrow(/q8_0/);
+  });
+
   test.each(['q4_0', 'q8_0', 'f16'] as const)(
     'of type %s is a model that our own reader runs',
     async (type) => {
