@@ -99,8 +99,19 @@ export function readPrompts(path: string): string[] {
   return prompts;
 }
 
-/** Prompts of about `tokens` tokens of plain English, all different, so that no prefix cache flatters. */
-export function syntheticPrompts(count: number, tokens: number): string[] {
+/**
+ * Prompts of about `tokens` tokens of plain English, all different, so that no prefix cache flatters; with a `prefix`,
+ * so many tokens stand before each, the same in every `groups`-th prompt: the system prompts of several applications.
+ */
+export function syntheticPrompts(
+  count: number,
+  tokens: number,
+  prefix: { tokens: number; groups: number } = { tokens: 0, groups: 1 },
+): string[] {
+  if (prefix.tokens > 0) {
+    const beginnings = syntheticPrompts(prefix.groups, prefix.tokens).map((text) => `System: ${text}.`);
+    return syntheticPrompts(count, tokens).map((text, i) => `${beginnings[i % prefix.groups]} ${text}`);
+  }
   const words =
     'the river town old light stone morning paper garden winter letter road quiet music bread window history small early blue'.split(
       ' ',
@@ -202,6 +213,7 @@ async function oneRequest(
     });
     if (!answer.ok || !answer.body) throw new Error(`HTTP ${answer.status}`);
     let chunks = 0;
+    let complete = false;
     let last = Number.NaN;
     let pending = '';
     const decoder = new TextDecoder();
@@ -210,7 +222,8 @@ async function oneRequest(
       for (let end = pending.indexOf('\n\n'); end >= 0; end = pending.indexOf('\n\n')) {
         const event = pending.slice(0, end);
         pending = pending.slice(end + 2);
-        if (!event.startsWith('data: ') || event === 'data: [DONE]') continue;
+        if (event === 'data: [DONE]') complete = true;
+        if (!event.startsWith('data: ') || complete) continue;
         const data = JSON.parse(event.slice(6)) as {
           choices?: { text?: string }[];
           usage?: { prompt_tokens: number; completion_tokens: number } | null;
@@ -230,6 +243,7 @@ async function oneRequest(
     }
     if (trace.tokens === 0) trace.tokens = chunks;
     if (chunks === 0) trace.error = 'no content';
+    else if (!complete) trace.error = 'the stream broke off';
   } catch (error) {
     trace.error = error instanceof Error ? error.message : String(error);
   }

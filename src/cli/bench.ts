@@ -80,6 +80,8 @@ export interface BenchServeOptions {
   maxTokens: string;
   prompts?: string;
   promptTokens: string;
+  prefixTokens: string;
+  prefixGroups: string;
   goodTtft: string;
   goodItl: string;
   neighbour?: boolean;
@@ -100,10 +102,15 @@ export async function benchServeCommand(options: BenchServeOptions): Promise<voi
   const concurrency = integer('--concurrency', options.concurrency, 1);
   const requests =
     options.requests === undefined ? concurrency * 4 : integer('--requests', options.requests, 1);
+  const promptTokens = integer('--prompt-tokens', options.promptTokens, 1);
+  const prefix = {
+    tokens: integer('--prefix-tokens', options.prefixTokens, 0),
+    groups: integer('--prefix-groups', options.prefixGroups, 1),
+  };
   const progress = progressLine(options.json);
   const prompts = options.prompts
     ? readPrompts(options.prompts)
-    : syntheticPrompts(2 * requests, integer('--prompt-tokens', options.promptTokens, 1));
+    : syntheticPrompts(2 * requests, promptTokens, prefix);
   const load = (from: number) =>
     runLoad({
       url: options.url,

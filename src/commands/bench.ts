@@ -60,6 +60,8 @@ Examples:
     .option('--max-tokens <n>', 'tokens of an answer', '64')
     .option('--prompts <file>', 'prompts, one a line or JSON lines')
     .option('--prompt-tokens <n>', 'length of made-up prompts', '80')
+    .option('--prefix-tokens <n>', 'tokens before them that several share, as a system prompt is shared', '0')
+    .option('--prefix-groups <n>', 'different ones of these', '5')
     .option('--good-ttft <ms>', 'first token that counts as good', '1000')
     .option('--good-itl <ms>', 'time between tokens that counts as good', '100')
     .option('--neighbour', 'then the same load again beside a process that keeps a core busy')

@@ -180,6 +180,19 @@ export class Metrics {
         stats((s) => s.prefixHits),
       );
     }
+    const { kvEvents } = this.service;
+    if (kvEvents !== undefined) {
+      this.counter(
+        'filigree_kv_event_batches_total',
+        'Batches of KV events published.',
+        () => kvEvents.published,
+      );
+      this.counter(
+        'filigree_kv_event_batches_unsent_total',
+        'Batches of KV events that never left: they can only be had by replay.',
+        () => kvEvents.unsent,
+      );
+    }
     // This engine drafts nothing; dashboards divide by these names.
     for (const name of ['drafts', 'draft_tokens', 'accepted_tokens'])
       this.counter(`vllm:spec_decode_num_${name}_total`, 'Speculative decoding: none here.', () => 0);

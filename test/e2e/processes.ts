@@ -42,9 +42,9 @@ export class Program {
   readonly child: ChildProcess;
   private readonly ended: Promise<[number | null, NodeJS.Signals | null]>;
 
-  constructor(args: string[], options: { input?: string; env?: Record<string, string> } = {}) {
+  constructor(args: string[], options: { input?: string; env?: Record<string, string>; main?: string } = {}) {
     const env = { ...process.env, ...options.env };
-    this.child = spawn(process.execPath, [MAIN, ...args], { stdio: 'pipe', env });
+    this.child = spawn(process.execPath, [options.main ?? MAIN, ...args], { stdio: 'pipe', env });
     this.ended = once(this.child, 'close') as Promise<[number | null, NodeJS.Signals | null]>;
     this.child.stdout?.on('data', (data) => {
       this.stdout += data;

@@ -51,6 +51,8 @@ export class KvEventPublisher {
   private replaying: Promise<void> | null = null;
   private overflowing = false;
   private closed = false;
+  /** Batches that were dropped before ZeroMQ had them. */
+  unsent = 0;
 
   private constructor(
     readonly config: KvEventsConfig,
@@ -112,6 +114,11 @@ export class KvEventPublisher {
     };
   }
 
+  /** Batches so far, the unsent ones included. */
+  get published(): number {
+    return this.buffer.next;
+  }
+
   publish(events: readonly CacheEvent[]): void {
     if (!this.closed) this.send(encodeBatch(events, this.config, Date.now() / 1000));
   }
@@ -131,6 +138,7 @@ export class KvEventPublisher {
     this.queue.push([sequence, batch]);
     if (this.queue.length > this.config.maxQueueSize) {
       this.queue.shift();
+      this.unsent++;
       if (!this.overflowing)
         this.log.warn({ sequence }, 'KV events come faster than they leave: some can only be had by replay');
       this.overflowing = true;
@@ -148,6 +156,7 @@ export class KvEventPublisher {
         try {
           await publisher.send([this.topic, sequenceBytes(sequence), batch]);
         } catch (error) {
+          this.unsent++;
           this.log.warn({ err: error, sequence }, 'a batch of KV events could not be sent');
         }
       }

@@ -1,7 +1,7 @@
 import type { WebSocket } from '@fastify/websocket';
 import type { FastifyRequest } from 'fastify';
 import Type, { type Static } from 'typebox';
-import { FiligreeError } from '../../errors.js';
+import { ERROR_CODES, FiligreeError } from '../../errors.js';
 import type { RateCheck } from '../app.js';
 import { startChat } from '../chat.js';
 import { startCompletion } from '../completions.js';
@@ -130,6 +130,8 @@ class Connection {
     const entry: Running = { exchange: null, cancelled: false };
     this.running.set(id, entry);
     const log = this.request.log.child({ socketRequest: id });
+    const arrival = performance.now();
+    let status = 200;
     let leave = () => {};
     try {
       await this.options.checkRate(this.request);
@@ -139,7 +141,7 @@ class Connection {
       const body = read({ ...message.body, stream: !whole });
       const unknown = unknownParameters(schema, body);
       if (unknown.length > 0) log.warn({ parameters: unknown }, 'unknown parameters are ignored');
-      const call: Call = { requestId: `${this.request.id}/${id}`, arrival: performance.now() };
+      const call: Call = { requestId: `${this.request.id}/${id}`, arrival };
       entry.exchange = await (start as (s: Service, b: unknown, c: Call) => Promise<Exchange>)(
         this.service,
         body,
@@ -150,6 +152,7 @@ class Connection {
       else for await (const data of entry.exchange.chunks()) await this.send(id, 'chunk', { data });
     } catch (error) {
       const known = asFiligreeError(error);
+      status = known.info.status;
       if (!entry.cancelled) {
         if (known.info.local) log.error({ err: known.cause ?? known }, 'request failed');
         await this.send(id, 'error', errorBody(known));
@@ -158,6 +161,9 @@ class Connection {
       this.running.delete(id);
       leave();
     }
+    if (entry.cancelled) status = ERROR_CODES.request_aborted.status;
+    const ms = Math.round((performance.now() - arrival) * 10) / 10;
+    log.info({ method: 'WS', path: `/v1/${type.replace('.', '/')}`, status, ms }, 'answered');
     await this.send(id, 'done', { cancelled: entry.cancelled });
   }
 

@@ -221,6 +221,8 @@ describe('KvEventPublisher', () => {
     for (let i = 0; i < 2000; i++) publisher.publish([removed]);
     // 2,000 batches are queued in one turn of the event loop, in which nothing can have left.
     expect(performance.now() - started).toBeLessThan(1000);
+    expect(publisher.published).toBe(2001);
+    expect(publisher.unsent).toBe(2001 - 20);
     const kept = await replay(dealer, 0n);
     expect(kept.map(([, sequence]) => Number(sequence))).toEqual(
       Array.from({ length: 50 }, (_, i) => 1951 + i),
@@ -274,6 +276,9 @@ describe('what routers ask a server', () => {
           schema_version: 1,
         },
       });
+      const metrics = (await other.app.inject({ url: '/metrics' })).body;
+      expect(metrics).toMatch(/^filigree_kv_event_batches_total\{.*\} 1$/m);
+      expect(metrics).toMatch(/^filigree_kv_event_batches_unsent_total\{.*\} 0$/m);
       expect((await sources('[::1]:8000'))[0].endpoint).toMatch(/^tcp:\/\/\[::1\]:\d+$/);
     } finally {
       await publisher.close();
