@@ -16,7 +16,7 @@ const PACKAGES: Record<string, string> = {
   'gateway.networking.k8s.io': '@kubernetes-models/gateway-api/gateway.networking.k8s.io',
 };
 
-const documents = ['filigree', 'keda', 'gateway'].flatMap((name) =>
+const documents = ['filigree', 'keda', 'gateway', 'router'].flatMap((name) =>
   parseAllDocuments(readFileSync(join(PACKAGE_ROOT, 'deploy', 'kubernetes', `${name}.yaml`), 'utf8')).map(
     (document) => document.toJS() as Json,
   ),
@@ -71,6 +71,21 @@ describe('Kubernetes manifests', () => {
       expect(() => validate(changed(kind, path, value))).toThrow();
     },
   );
+
+  it('the router finds the servers by their label, and alone may read their events', () => {
+    const router = known.find(({ metadata }) => metadata.name === 'filigree-router' && metadata.labels);
+    const { args } = router.spec.template.spec.containers[0];
+    const deployment = known.find(
+      ({ metadata, kind }) => kind === 'Deployment' && metadata.name === 'filigree',
+    );
+    const [key, value] = Object.entries(deployment.spec.selector.matchLabels)[0] as [string, string];
+    expect(args).toContain(`--selector=${key}=${value}`);
+    const policy = known.find(({ kind }) => kind === 'NetworkPolicy');
+    expect(policy.spec.podSelector).toEqual({ matchLabels: deployment.spec.selector.matchLabels });
+    const [open, guarded] = policy.spec.ingress;
+    expect(open).toEqual({ ports: [{ port: 8000 }] });
+    expect(guarded.from).toEqual([{ podSelector: { matchLabels: router.spec.selector.matchLabels } }]);
+  });
 
   it('the pool is one of the Inference Extension’s v1, and the route leads to it', () => {
     expect(pool).toEqual({
