@@ -222,7 +222,9 @@ describe('KvEventPublisher', () => {
     // 2,000 batches are queued in one turn of the event loop, in which nothing can have left.
     expect(performance.now() - started).toBeLessThan(1000);
     expect(publisher.published).toBe(2001);
-    expect(publisher.unsent).toBe(2001 - 20);
+    // All but the 20 that wait and the one or two that ZeroMQ was given before.
+    expect(publisher.unsent).toBeGreaterThanOrEqual(2001 - 22);
+    expect(publisher.unsent).toBeLessThanOrEqual(2001 - 20);
     const kept = await replay(dealer, 0n);
     expect(kept.map(([, sequence]) => Number(sequence))).toEqual(
       Array.from({ length: 50 }, (_, i) => 1951 + i),
