@@ -69,7 +69,7 @@ describe.skipIf(without)(`SmolLM2-135M-Instruct on NEON under qemu${without ? ` 
     model = await openModel(SMOLLM2);
     const text = Tokenizer.create(model.tokenizer).encode(wikitext2().slice(0, 20_000));
     windows = [0, 2048].map((start) => text.slice(start, start + WINDOW));
-  }, 1_800_000);
+  }, 3_600_000);
   afterAll(() => rmSync(work, { recursive: true, force: true }));
 
   async function logprobs(cpu: string, weights: string, kv: string) {
@@ -94,7 +94,7 @@ describe.skipIf(without)(`SmolLM2-135M-Instruct on NEON under qemu${without ? ` 
   ];
   test.each(cases)(
     '-cpu %s runs %s: %s weights, %s cache',
-    { timeout: 1_800_000 },
+    { timeout: 3_600_000 },
     async (cpu, isa, weights, kv, tolerance) => {
       const ours = await logprobs(cpu, weights, kv);
       expect(ours.isa).toBe(isa);
