@@ -160,6 +160,7 @@ EngineOptions engine_options(const Field& options) {
       {{"f32", KvType::f32}, {"f16", KvType::f16}, {"bf16", KvType::bf16}, {"i8", KvType::i8}});
   out.threads = static_cast<int>(options["threads"].integer_or(0, 0, 1024));
   out.isa = options["isa"].string_or("auto");
+  out.deterministic = options["deterministic"].boolean_or(false);
   out.max_model_len = i32(options["maxModelLen"]);
   out.max_slots = i32(options["maxSlots"]);
   out.max_batched_tokens = i32(options["maxBatchedTokens"]);

@@ -1,87 +1,110 @@
-#include <cuda_bf16.h>
-
 #include "cuda/linear.h"
-#include "cuda/ptx.cuh"
+#include "cuda/store.cuh"
 
 namespace filigree::cuda {
 namespace {
 
-FILIGREE_DEVICE uint32_t bf16_bits(float x) { return __bfloat16_as_ushort(__float2bfloat16(x)); }
+constexpr uint32_t kAhead = 4;  // chunks asked for before the first is used
 
-// A warp expands a block: each lane's fragments are runs of 8 or 16 columns of two rows.
-__global__ void __launch_bounds__(128) expand_kernel(const TileMatrix m, uint4* dense) {
-  const size_t block = static_cast<size_t>(blockIdx.x) * 4 + threadIdx.x / 32;
-  const uint32_t lane = threadIdx.x % 32;
-  if (block >= m.blocks()) return;
-  const bool bf16 = m.kind == Values::bf16;
-  const uint32_t words = mask_words(m.kind), per = values_per_chunk(m.kind);
-  const uint8_t* data = m.data + static_cast<size_t>(m.offsets[block]) * 16;
-  const uint32_t* masks = reinterpret_cast<const uint32_t*>(data);
-  uint32_t mask[8], stored = 0;
-  for (uint32_t w = 0; w < words; ++w) {
-    mask[w] = masks[(w / 4 * kLanes + lane) * 4 + w % 4];
-    stored += __popc(mask[w]);
-  }
-  const uint32_t chunks = (stored + per - 1) / per, tail = chunks > m.lead ? chunks - m.lead : 0;
-  uint32_t before = tail;
-  for (int o = 1; o < 32; o <<= 1) {
-    const uint32_t up = __shfl_up_sync(~0u, before, o);
-    if (lane >= o) before += up;
-  }
-  const uint8_t* lead = data + words * 128;
-  const uint8_t* rest = lead + m.lead * 256 + (before - tail) * 8;
-  uint32_t n = 0;
-  const uint32_t row_tile = static_cast<uint32_t>(block / m.block_columns());
-  const uint32_t column0 = static_cast<uint32_t>(block % m.block_columns()) * m.block_cols();
-  const uint32_t width = bf16 ? 8 : 16, registers = bf16 ? 2 : 4;  // columns of a run; values a register
-  const uint32_t g = lane / 4, t = lane % 4;
-  float scale[2] = {1, 1};
-  for (uint32_t r = 0; r < 2 && m.row_scales; ++r)
-    scale[r] = row_tile * 16 + g + 8 * r < m.rows ? m.row_scales[row_tile * 16 + g + 8 * r] : 0;
-  const uint32_t steps = positions(m.kind) / (8 * registers);
-  for (uint32_t step = 0; step < steps; ++step) {
-    uint32_t run[2][8] = {};  // bf16 pairs of the run, of both rows
-    for (uint32_t reg = 0; reg < 8; ++reg) {
-      const uint32_t r = reg % 4;
-      for (uint32_t i = 0; i < registers; ++i) {
-        uint32_t word, bit;
-        mask_bit(m.kind, (step * 8 + reg) * registers + i, &word, &bit);
-        uint32_t bits = 0;
-        if (mask[word] >> bit & 1) {
-          const uint32_t chunk = n / per;
-          const uint8_t* at =
-              chunk < m.lead ? lead + (chunk * kLanes + lane) * 8 : rest + (chunk - m.lead) * 8;
-          if (bf16) {
-            bits = reinterpret_cast<const uint16_t*>(at)[n % per];
-            if (m.row_scales) bits = bf16_bits(__uint_as_float(bits << 16) * scale[r % 2]);
-          } else {
-            bits = bf16_bits(static_cast<float>(static_cast<int8_t>(at[n % per])) * scale[r % 2]);
-          }
-          ++n;
-        }
-        const uint32_t in_run = reg / 4 * 2 * registers + r / 2 * registers + i;
-        run[r % 2][in_run / 2] |= bits << (16 * (in_run % 2));
+template <Values Kind>
+struct ChunkOf {
+  using Type = uint4;
+};
+template <>
+struct ChunkOf<Values::i8> {
+  using Type = uint2;
+};
+template <>
+struct ChunkOf<Values::i4> {
+  using Type = uint32_t;
+};
+
+// A chunk's i-th weight as bf16 bits; 0 where it is only a step on the way to the next, or fills the chunk.
+FILIGREE_DEVICE uint16_t weight(const uint4& v, int i, float) {
+  const uint32_t pair = i / 2 == 0 ? v.x : i / 2 == 1 ? v.y : i / 2 == 2 ? v.z : v.w;
+  return static_cast<uint16_t>(i % 2 ? pair >> 16 : pair);
+}
+FILIGREE_DEVICE uint16_t weight(const uint2& v, int i, float scale) {
+  const int code = static_cast<int>((i < 4 ? v.x : v.y) >> (8 * (i % 4)) & 255u) - 128;
+  return __bfloat16_as_ushort(__float2bfloat16(static_cast<float>(code) * scale));
+}
+FILIGREE_DEVICE uint16_t weight(uint32_t v, int i, float scale) {
+  const int code = static_cast<int>(v >> (4 * i) & 15u) - 8;
+  return __bfloat16_as_ushort(__float2bfloat16(static_cast<float>(code) * scale));
+}
+
+// A warp has one unit: its lanes scatter their rows' weights into zeroed shared memory, which leaves for the matrix in whole lines.
+template <Values Kind>
+__global__ void expand_kernel(const RowLanes m, uint4* dense) {
+  extern __shared__ __align__(16) uint8_t shared[];
+  using Type = typename ChunkOf<Kind>::Type;
+  const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const size_t unit = static_cast<size_t>(blockIdx.x) * (blockDim.x / 32) + warp;
+  if (unit >= m.units()) return;
+  const uint32_t row_bytes = m.unit_cols * 2 + 16;  // rows begin in different banks
+  uint8_t* const tile = shared + warp * kLanes * row_bytes;
+  const uint32_t group = static_cast<uint32_t>(unit / m.units_per_group());
+  const uint32_t column0 = static_cast<uint32_t>(unit % m.units_per_group()) * m.unit_cols;
+  const uint32_t my_row = group * kLanes + lane;
+
+  const uint32_t count = m.counts[unit * kLanes + lane];
+  uint32_t base = m.stride ? static_cast<uint32_t>(unit * m.stride) : m.offsets[unit];
+  float scale = 1;
+  if (Kind == Values::i8 && my_row < m.rows) scale = m.row_scales[my_row];
+  if (Kind == Values::i4)
+    scale = __half2float(reinterpret_cast<const __half*>(m.unit_scales)[unit * kLanes + lane]);
+  for (uint32_t i = lane; i < kLanes * row_bytes / 16; i += 32)
+    reinterpret_cast<uint4*>(tile)[i] = make_uint4(0, 0, 0, 0);
+  const uint32_t most = __reduce_max_sync(~0u, count), below = lanes_below();
+  __syncwarp();
+
+  uint8_t* const row = tile + lane * row_bytes;
+  int column = -1;
+  for (uint32_t chunk = 0; chunk < most; chunk += kAhead) {
+    Type v[kAhead];
+    uint32_t d[kAhead];
+#pragma unroll
+    for (uint32_t u = 0; u < kAhead; ++u) {
+      const bool mine = chunk + u < count;
+      const uint32_t active = __ballot_sync(~0u, mine);
+      const uint32_t at = base + __popc(active & below);
+      base += __popc(active);
+      v[u] = load_once_if(reinterpret_cast<const Type*>(m.values) + at, mine, 0);
+      d[u] = load_once_if(m.distances + at, mine, 0);
+    }
+#pragma unroll
+    for (uint32_t u = 0; u < kAhead; ++u) {
+      if (chunk + u >= count) break;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        column += static_cast<int>(d[u] >> (4 * i) & 15u);
+        const uint16_t bits = weight(v[u], i, scale);
+        if (bits & 0x7fff) *reinterpret_cast<uint16_t*>(row + column * 2) = bits;
       }
     }
-    for (uint32_t r = 0; r < 2; ++r) {
-      const uint32_t row = row_tile * 16 + g + 8 * r, column = column0 + step * 4 * width + t * width;
-      if (row >= m.rows) continue;
-      for (uint32_t q = 0; q < width / 8; ++q) {
-        if (column + q * 8 >= m.cols) break;
-        const size_t at = (static_cast<size_t>(row) * m.cols + column) / 8 + q;  // cols is a multiple of 8
-        dense[at] = make_uint4(run[r][q * 4], run[r][q * 4 + 1], run[r][q * 4 + 2], run[r][q * 4 + 3]);
-      }
-    }
+  }
+  __syncwarp();
+  const uint32_t pieces = (min(m.unit_cols, m.cols - column0)) / 8;  // of a row; columns are a multiple of 8
+  for (uint32_t i = lane; i < kLanes * pieces; i += 32) {
+    const uint32_t r = i / pieces, q = i % pieces;
+    if (group * kLanes + r >= m.rows) break;
+    dense[(static_cast<size_t>(group * kLanes + r) * m.cols + column0) / 8 + q] =
+        *reinterpret_cast<const uint4*>(tile + r * row_bytes + q * 16);
   }
 }
 
 }  // namespace
 
-cudaError_t expand_tiles(const TileMatrix& m, void* dense, cudaStream_t stream) {
-  if (m.tiles != Tiles::bitmask || m.cols % 8 != 0) return cudaErrorInvalidValue;
-  expand_kernel<<<static_cast<uint32_t>(ceil_div<size_t>(m.blocks(), 4)), 128, 0, stream>>>(
-      m, static_cast<uint4*>(dense));
-  return cudaGetLastError();
+cudaError_t expand_row_lanes(const RowLanes& m, void* dense, cudaStream_t stream) {
+  if (m.cols % 8 != 0 || m.unit_cols % 8 != 0) return cudaErrorInvalidValue;
+  const uint32_t tile = kLanes * (m.unit_cols * 2 + 16);
+  // Two blocks or more a multiprocessor of any architecture, where a warp's tile allows.
+  const uint32_t fit = (48u << 10) / tile, warps = fit < 1 ? 1 : fit > 8 ? 8 : fit;
+  const auto kernel = m.kind == Values::bf16 ? expand_kernel<Values::bf16>
+                      : m.kind == Values::i8 ? expand_kernel<Values::i8>
+                                             : expand_kernel<Values::i4>;
+  return launch(kernel, dim3(static_cast<uint32_t>(ceil_div<size_t>(m.units(), warps))), warps * 32,
+                warps * tile, false, stream, m, static_cast<uint4*>(dense));
 }
 
 }  // namespace filigree::cuda

@@ -69,4 +69,21 @@ cudaError_t attend(const StepRows& rows, uint32_t count, const AttentionShape& s
                    const KvPages& kv, uint32_t splits, float* partials, void* out, uint32_t stride,
                    bool dependent, cudaStream_t stream);
 
+// The same for a step with one row a sequence, from the projection on: rotates queries and keys, stores keys and values, attends in
+// short splits (many blocks, so that one sequence fills the device) and joins them, all in one launch.
+inline constexpr uint32_t kDecodeSplit = 64, kMostDecodeSplits = 128;
+struct DecodeInput {
+  const float* qkv = nullptr;  // f32 [count][stride]: queries, keys, values
+  uint32_t stride = 0;
+  const float* inv_freq = nullptr;
+  float attention_scale = 1;
+};
+uint32_t decode_attention_shared_bytes(uint32_t group, uint32_t head_dim);
+// splits: at least ceil(longest context / kDecodeSplit), at most kMostDecodeSplits. arrivals: [count][kv_heads], zero, and zero
+// again afterwards. partials: attention_floats.
+cudaError_t decode_attend(const StepRows& rows, uint32_t count, const AttentionShape& shape,
+                          const DecodeInput& in, const KvPages& kv, uint32_t splits, float* partials,
+                          uint32_t* arrivals, void* out, uint32_t stride, bool dependent,
+                          cudaStream_t stream);
+
 }  // namespace filigree::cuda

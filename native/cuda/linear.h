@@ -34,6 +34,13 @@ struct Input {
   uint32_t stride = 0;            // elements from token to token
   const void* data = nullptr;     // bf16, or i8 where scales are given
   const float* scales = nullptr;  // [tokens], i8 only
+  // Row lanes and one token alone. hidden: in place of data, f32 [cols], which the product itself normalizes (RMSNorm with weights
+  // `norm`): every block reads the whole row anyway. quantize: with i8 or i4 weights, rounded to i8 on its way into shared memory,
+  // with a scale for each warp's part of K.
+  const float* hidden = nullptr;
+  const float* norm = nullptr;
+  float norm_eps = 0;
+  bool quantize = false;
 };
 
 // dependent: launched so that it may start while the kernel before it in the stream still runs.
@@ -42,7 +49,7 @@ cudaError_t run_row_lanes(const RowLanes& m, const Input& x, const Output& out, 
 // partials: partial_floats(). A second launch adds them and stores.
 cudaError_t run_tiles(const TileMatrix& m, const Input& x, const Output& out, const TilePlan& plan,
                       float* partials, bool dependent, cudaStream_t stream);
-// The weights as bf16 [rows][cols], scales applied: prefill multiplies them densely.
-cudaError_t expand_tiles(const TileMatrix& m, void* dense, cudaStream_t stream);
+// The weights as bf16 [rows][cols], scales applied: prefill multiplies them densely. Columns in multiples of 8.
+cudaError_t expand_row_lanes(const RowLanes& m, void* dense, cudaStream_t stream);
 
 }  // namespace filigree::cuda

@@ -25,9 +25,8 @@ DeviceBuffer uploaded(const void* from, size_t bytes) {
 
 }  // namespace
 
-DeviceMatrix::DeviceMatrix(const linear::Matrix& m, const DeviceLimits& device, bool have_blas,
-                           double min_zeros)
-    : device_(device), rows_(m.rows), cols_(m.cols) {
+DeviceMatrix::DeviceMatrix(const linear::Matrix& m, const MatrixOptions& options)
+    : options_(options), rows_(m.rows), cols_(m.cols) {
   Values kind = m.format == linear::Format::i8 ? Values::i8
                 : linear::is_i4(m.format)      ? Values::i4
                                                : Values::bf16;
@@ -58,66 +57,95 @@ DeviceMatrix::DeviceMatrix(const linear::Matrix& m, const DeviceLimits& device, 
   const PanelCodes panels{kind, rows_, cols_, linear::tile_count(m), codes.as<uint8_t>()};
   const RowCodes flat{kind, rows_, cols_, codes.data()};
   density_ = own_codes ? density_of(panels) : density_of(flat);
-  sparse_ = 1 - density_ >= min_zeros && cols_ % 8 == 0;
-  const auto expanded = [&] {
-    return own_codes ? expand_codes(panels, row_scales_.as<float>(), unit_scales_.as<uint16_t>(), group)
-                     : std::move(codes);
-  };
-  if (!sparse_) {
-    DeviceBuffer dense = expanded();
-    if (!have_blas) {
-      tiles_ = pack_tiles(RowCodes{Values::bf16, rows_, cols_, dense.data()}, Tiles::dense);
-      bytes_ += tiles_.stored_bytes;
-    }
-    dense_ = std::move(dense);
-    bytes_ += dense_.size();
-    decode_bytes_ = dense_.size();
+  sparse_ = 1 - density_ >= options.min_zeros && cols_ % 8 == 0;
+  if (sparse_) {
+    pack_sparse(own_codes ? &panels : nullptr, flat, kind, group);
     return;
   }
-  const uint32_t unit_cols = unit_cols_for(kind, cols_, group, row_lanes_warps(rows_, cols_, device));
-  lanes_ = own_codes ? pack_row_lanes(panels, unit_cols) : pack_row_lanes(flat, unit_cols);
-  lanes_.view.row_scales = row_scales_.as<float>();
-  lanes_.view.unit_scales = unit_scales_.as<uint16_t>();
+  DeviceBuffer dense = own_codes
+                           ? expand_codes(panels, row_scales_.as<float>(), unit_scales_.as<uint16_t>(), group)
+                           : std::move(codes);
+  if (!options.have_blas || options.deterministic) {
+    tiles_ = pack_tiles(RowCodes{Values::bf16, rows_, cols_, dense.data()}, Tiles::dense);
+    bytes_ = decode_bytes_ = tiles_.stored_bytes;
+  } else {
+    dense_ = std::move(dense);
+    bytes_ = decode_bytes_ = dense_.size();
+  }
+}
+
+void DeviceMatrix::pack_sparse(const PanelCodes* panels, const RowCodes& flat, Values kind, uint32_t group) {
+  const bool two_four = panels ? is_two_four(*panels) : is_two_four(flat);
+  const Tiles layout = two_four ? Tiles::two_four : Tiles::bitmask;
   if (kind == Values::bf16) {
-    tiles_ = own_codes ? pack_tiles(panels, Tiles::bitmask) : pack_tiles(flat, Tiles::bitmask);
+    tiles_ = panels ? pack_tiles(*panels, layout) : pack_tiles(flat, layout);
   } else {
     // i8 codes without their scales are exact in bf16; i4 weights are rounded to it.
-    const DeviceBuffer wide = expand_codes(panels, nullptr, unit_scales_.as<uint16_t>(), group);
-    tiles_ = pack_tiles(RowCodes{Values::bf16, rows_, cols_, wide.data()}, Tiles::bitmask);
+    const DeviceBuffer wide = expand_codes(*panels, nullptr, unit_scales_.as<uint16_t>(), group);
+    tiles_ = pack_tiles(RowCodes{Values::bf16, rows_, cols_, wide.data()}, layout);
     tiles_.view.row_scales = row_scales_.as<float>();
   }
-  tile_tokens_ = density_ < 0.4 ? 32 : 16;
-  bytes_ = lanes_.values.size() + lanes_.distances.size() + lanes_.counts.size() + tiles_.stored_bytes +
-           row_scales_.size() + unit_scales_.size();
-  decode_bytes_ = lanes_.stored_bytes + row_scales_.size() + unit_scales_.size();
+  bytes_ = tiles_.stored_bytes + row_scales_.size() + unit_scales_.size();
+  if (options_.deterministic) {
+    decode_bytes_ = bytes_;
+    return;
+  }
+  const uint32_t unit_cols =
+      unit_cols_for(kind, cols_, group, row_lanes_warps(rows_, cols_, options_.device));
+  lanes_ = panels ? pack_row_lanes(*panels, unit_cols) : pack_row_lanes(flat, unit_cols);
+  lanes_.view.row_scales = row_scales_.as<float>();
+  lanes_.view.unit_scales = unit_scales_.as<uint16_t>();
+  // As measured (docs/gpu.md): 2:4 tiles beat row lanes of bf16 from one token on, those of i8 and i4 from two.
+  lane_tokens_ = !two_four ? 4 : kind == Values::bf16 ? 0 : 1;
+  tile_tokens_ = two_four || density_ < 0.4 ? 32 : 16;
+  bytes_ += lanes_.values.size() + lanes_.distances.size() + lanes_.counts.size();
+  decode_bytes_ = (lane_tokens_ > 0 ? lanes_.stored_bytes : tiles_.stored_bytes) + row_scales_.size() +
+                  unit_scales_.size();
+}
+
+// Of the plans that fit, the best by its estimate; of a deterministic matrix one that cuts K as 32 tokens would have it.
+std::optional<TilePlan> DeviceMatrix::tile_plan(uint32_t tokens) const {
+  const std::vector<TilePlan> plans = tile_plans(tiles_.view, tokens, options_.device);
+  auto found = plans.begin();
+  if (options_.deterministic) {
+    const std::vector<TilePlan> most = tile_plans(tiles_.view, 32, options_.device);
+    found = std::find_if(plans.begin(), plans.end(), [&](const TilePlan& p) {
+      return !most.empty() && p.slice_blocks == most[0].slice_blocks;
+    });
+  }
+  return found == plans.end() ? std::nullopt : std::optional(*found);
 }
 
 size_t DeviceMatrix::partial_bytes(uint32_t tokens) const {
   size_t most = 0;
   if (tiles_.data.size() == 0) return 0;
   for (const uint32_t n : {8u, 16u, 32u}) {
-    const std::vector<TilePlan> plans = tile_plans(tiles_.view, n, device_);
-    if (!plans.empty()) most = std::max(most, partial_floats(tiles_.view, n, plans[0]) * sizeof(float));
+    if (const auto plan = tile_plan(n))
+      most = std::max(most, partial_floats(tiles_.view, n, *plan) * sizeof(float));
     if (n >= tokens) break;
   }
   return most;
 }
 
 void DeviceMatrix::run(const Input& x, const Output& out, const Workspace& w, cudaStream_t stream) const {
-  if (!sparse_) return run_dense(dense_.data(), x, out, w, stream);
-  if (x.tokens <= 4) {
-    check(run_row_lanes(lanes_.view, x, out, plan_row_lanes(lanes_.view, x.tokens, false, device_),
-                        w.dependent, stream),
+  if (x.tokens <= lane_tokens_) {
+    Input input = x;
+    input.quantize = x.tokens == 1 && lanes_.view.kind != Values::bf16;
+    check(run_row_lanes(lanes_.view, input, out,
+                        plan_row_lanes(lanes_.view, x.tokens, input.quantize, options_.device), w.dependent,
+                        stream),
           "row lanes");
-  } else if (x.tokens <= tile_tokens_ || !w.blas) {
-    run_tiled(tiles_.view, x, out, w, stream);
-  } else {
-    check(expand_tiles(tiles_.view, w.expanded, stream), "expanding weights");
+  } else if (x.tokens <= tile_tokens_ || !w.blas || options_.deterministic) {
+    run_tiled(x, out, w, stream);
+  } else if (sparse_) {
+    check(expand_row_lanes(lanes_.view, w.expanded, stream), "expanding weights");
     run_dense(w.expanded, x, out, w, stream);
+  } else {
+    run_dense(dense_.data(), x, out, w, stream);
   }
 }
 
-void DeviceMatrix::run_tiled(const TileMatrix& m, const Input& x, const Output& out, const Workspace& w,
+void DeviceMatrix::run_tiled(const Input& x, const Output& out, const Workspace& w,
                              cudaStream_t stream) const {
   const size_t element = out.store == Store::bf16 || out.store == Store::swiglu ? 2 : 4;
   for (uint32_t done = 0; done < x.tokens; done += 32) {
@@ -126,16 +154,14 @@ void DeviceMatrix::run_tiled(const TileMatrix& m, const Input& x, const Output& 
     piece.data = static_cast<const uint8_t*>(x.data) + size_t{done} * x.stride * 2;
     Output part = out;
     part.data = static_cast<uint8_t*>(out.data) + size_t{done} * out.stride * element;
-    const std::vector<TilePlan> plans = tile_plans(m, piece.tokens, device_);
-    if (plans.empty())
-      throw Error(ErrorCode::unsupported, "the GPU has too little shared memory for this matrix");
-    check(run_tiles(m, piece, part, plans[0], w.partials, w.dependent, stream), "tiles");
+    const auto plan = tile_plan(piece.tokens);
+    if (!plan) throw Error(ErrorCode::unsupported, "the GPU has too little shared memory for this matrix");
+    check(run_tiles(tiles_.view, piece, part, *plan, w.partials, w.dependent, stream), "tiles");
   }
 }
 
 void DeviceMatrix::run_dense(const void* weights, const Input& x, const Output& out, const Workspace& w,
                              cudaStream_t stream) const {
-  if (!w.blas) return run_tiled(tiles_.view, x, out, w, stream);
   const bool gated = out.store == Store::swiglu, f32 = out.store == Store::f32 || out.store == Store::add;
   if (!w.blas->multiply(x.tokens, rows_, cols_, x.data, x.stride, weights, false, gated ? w.wide : out.data,
                         gated ? rows_ : out.stride, f32, out.store == Store::add, 0, stream))

@@ -68,6 +68,18 @@ __global__ void count_stored_kernel(Source source, unsigned long long* stored) {
 }
 
 template <class Source>
+__global__ void count_full_fours_kernel(Source source, uint32_t* full) {
+  uint32_t n = 0;
+  for (uint32_t col = threadIdx.x * 4; col < source.cols; col += blockDim.x * 4) {
+    uint32_t stored = 0;
+    for (uint32_t i = 0; i < 4; ++i) stored += source.code(blockIdx.x, col + i) != 0;
+    n += stored > 2;
+  }
+  n = __reduce_add_sync(~0u, n);
+  if (threadIdx.x % 32 == 0 && n > 0) atomicAdd(full, n);
+}
+
+template <class Source>
 __global__ void expand_codes_kernel(Source source, const float* row_scales, const __half* unit_scales,
                                     uint32_t group, __nv_bfloat16* out) {
   const uint32_t row = blockIdx.x;
@@ -202,6 +214,16 @@ double density_of(const Source& source) {
 }
 
 template <class Source>
+bool is_two_four(const Source& source) {
+  DeviceBuffer full(sizeof(uint32_t));
+  count_full_fours_kernel<<<source.rows, 256>>>(source, full.as<uint32_t>());
+  finish("looking for 2:4");
+  uint32_t n = 0;
+  full.download(&n, sizeof n);
+  return n == 0;
+}
+
+template <class Source>
 DeviceBuffer expand_codes(const Source& source, const float* row_scales, const uint16_t* unit_scales,
                           uint32_t group) {
   DeviceBuffer out(size_t{source.rows} * source.cols * 2, "dense weights");
@@ -215,6 +237,7 @@ DeviceBuffer expand_codes(const Source& source, const float* row_scales, const u
   template PackedRowLanes pack_row_lanes(const SOURCE&, uint32_t); \
   template PackedTiles pack_tiles(const SOURCE&, Tiles);           \
   template double density_of(const SOURCE&);                       \
+  template bool is_two_four(const SOURCE&);                        \
   template DeviceBuffer expand_codes(const SOURCE&, const float*, const uint16_t*, uint32_t);
 FILIGREE_PACK(PanelCodes)
 FILIGREE_PACK(RowCodes)

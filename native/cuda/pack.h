@@ -31,6 +31,9 @@ PackedTiles pack_tiles(const Source& source, Tiles tiles);
 // Fraction of weights that are not zero.
 template <class Source>
 double density_of(const Source& source);
+// Whether of every four columns at most two are stored.
+template <class Source>
+bool is_two_four(const Source& source);
 // bf16 [rows][cols]; i8 and i4 multiplied by their scales (i4: one f16 a group of `group` columns, in row-lanes order).
 template <class Source>
 DeviceBuffer expand_codes(const Source& source, const float* row_scales, const uint16_t* unit_scales,

@@ -153,11 +153,39 @@ struct Accumulator {
   }
 };
 
+// Four columns of the residual stream times their weights of the norm; adds their squares.
+FILIGREE_DEVICE float4 normed_columns(const Input& x, uint32_t cols, uint32_t column, float& squares) {
+  if (column >= cols) return make_float4(0, 0, 0, 0);
+  const float4 v = *reinterpret_cast<const float4*>(x.hidden + column);
+  const float4 w = *reinterpret_cast<const float4*>(x.norm + column);
+  squares = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, squares))));
+  return make_float4(v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w);
+}
+
+FILIGREE_DEVICE uint2 as_bf16(const float4& v) {
+  __nv_bfloat162 low = __floats2bfloat162_rn(v.x, v.y), high = __floats2bfloat162_rn(v.z, v.w);
+  return make_uint2(*reinterpret_cast<uint32_t*>(&low), *reinterpret_cast<uint32_t*>(&high));
+}
+
 // Copies the columns of a warp's units into its shared memory, eight at a time: the rows are padded (linear.h), so a unit that
-// reaches past the last column reads zeros or weights that do not exist.
+// reaches past the last column reads zeros or weights that do not exist. Of x.hidden also the lane's share of the sum of squares.
 template <int Tokens, Staged As, int Warps>
-FILIGREE_DEVICE void stage_columns(const Input& x, uint32_t warp, uint32_t units, uint32_t unit_cols,
-                                   uint8_t* to, int lane) {
+FILIGREE_DEVICE void stage_columns(const Input& x, uint32_t cols, uint32_t warp, uint32_t units,
+                                   uint32_t unit_cols, uint8_t* to, int lane, float& squares) {
+  if (Tokens == 1 && As != Staged::i8 && x.hidden) {
+    const uint32_t fours = unit_cols / 4;
+#pragma unroll 1
+    for (uint32_t i = lane; i < units * fours; i += kLanes) {
+      const uint32_t column = (warp + i / fours * Warps) * unit_cols + i % fours * 4;
+      const float4 v = normed_columns(x, cols, column, squares);
+      if constexpr (As == Staged::f32) {
+        reinterpret_cast<float4*>(to)[i] = v;
+      } else {
+        reinterpret_cast<uint2*>(to)[i] = as_bf16(v);
+      }
+    }
+    return;
+  }
   const uint32_t per_unit = unit_cols / 8;
   for (uint32_t i = lane; i < units * per_unit; i += kLanes) {
     const uint32_t column = (warp + i / per_unit * Warps) * unit_cols + i % per_unit * 8;
@@ -205,10 +233,42 @@ FILIGREE_DEVICE void stage_columns(const Input& x, uint32_t warp, uint32_t units
   }
 }
 
+// One token's columns of a warp as i8 codes; returns their scale. Its own for each warp's part of K: an outlier coarsens no more
+// than the columns beside it.
+template <int Warps>
+FILIGREE_DEVICE float quantize_columns(const Input& x, uint32_t cols, uint32_t warp, uint32_t units,
+                                       uint32_t unit_cols, uint8_t* to, int lane, float& squares) {
+  const uint32_t fours = unit_cols / 4;
+  const auto columns = [&](uint32_t i, float& sum) {
+    const uint32_t column = (warp + i / fours * Warps) * unit_cols + i % fours * 4;
+    if (x.hidden) return normed_columns(x, cols, column, sum);
+    const uint2 four = column < x.stride
+                           ? *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(x.data) + column)
+                           : make_uint2(0, 0);
+    return make_float4(low_bf16(four.x), high_bf16(four.x), low_bf16(four.y), high_bf16(four.y));
+  };
+  float most = 0;
+  for (uint32_t i = lane; i < units * fours; i += kLanes) {
+    const float4 v = columns(i, squares);
+    most = fmaxf(most, fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w))));
+  }
+#pragma unroll
+  for (int o = 16; o; o >>= 1) most = fmaxf(most, __shfl_xor_sync(~0u, most, o));
+  const float to_code = most > 0 ? 127.0f / most : 0.0f;
+  for (uint32_t i = lane; i < units * fours; i += kLanes) {
+    float again = 0;
+    const float4 v = columns(i, again);
+    const auto code = [&](float f) { return static_cast<uint32_t>(__float2int_rn(f * to_code)) & 255u; };
+    reinterpret_cast<uint32_t*>(to)[i] = code(v.x) | code(v.y) << 8 | code(v.z) << 16 | code(v.w) << 24;
+  }
+  return most * (1.0f / 127);
+}
+
 template <Values Kind, int Tokens, Staged As, int Warps, int InFlight, int PerSm>
 __global__ void __launch_bounds__(Warps * 32, PerSm)
     row_lanes_kernel(const RowLanes m, const Input x, const Output out, uint32_t warp_shared) {
   extern __shared__ __align__(16) uint8_t shared[];
+  __shared__ float all_squares[Warps];
   using Type = typename Chunk<Kind>::Type;
   constexpr uint32_t kColumn = kColumnBytes<Tokens, As>;
   constexpr int kLead = static_cast<int>(lead_chunks(Kind)), kTaken = InFlight < kLead ? InFlight : kLead;
@@ -282,11 +342,25 @@ __global__ void __launch_bounds__(Warps * 32, PerSm)
   wait_for_inputs();
   uint8_t* const mine = shared + warp * warp_shared;
   if (lane < kPad / 4) reinterpret_cast<uint32_t*>(mine)[lane] = 0;
-  stage_columns<Tokens, As, Warps>(x, warp, my_units, m.unit_cols, mine + kPad, lane);
-  __syncwarp();
-  float input_scale[Tokens];
+  float squares = 0;
+  float input_scale = 1;
+  if constexpr (As == Staged::i8) {
+    if (x.scales) {
+      stage_columns<Tokens, As, Warps>(x, m.cols, warp, my_units, m.unit_cols, mine + kPad, lane, squares);
+      input_scale = x.scales[0];
+    } else {
+      input_scale =
+          quantize_columns<Warps>(x, m.cols, warp, my_units, m.unit_cols, mine + kPad, lane, squares);
+    }
+  } else {
+    stage_columns<Tokens, As, Warps>(x, m.cols, warp, my_units, m.unit_cols, mine + kPad, lane, squares);
+  }
+  if (Tokens == 1 && x.hidden) {
 #pragma unroll
-  for (int t = 0; t < Tokens; ++t) input_scale[t] = As == Staged::i8 ? x.scales[t] : 1.0f;
+    for (int o = 16; o; o >>= 1) squares += __shfl_xor_sync(~0u, squares, o);
+    if (lane == 0) all_squares[warp] = squares;
+  }
+  __syncwarp();
   load_most = __reduce_max_sync(~0u, load_count);
   const uint32_t first_length = load_most;
   if (my_units > 0) {
@@ -335,13 +409,19 @@ __global__ void __launch_bounds__(Warps * 32, PerSm)
   float* const partial = reinterpret_cast<float*>(shared);  // [warps][tokens][32]
 #pragma unroll
   for (int t = 0; t < Tokens; ++t)
-    partial[(warp * Tokens + t) * 32 + lane] = sum[t] * row_scale * input_scale[t];
+    partial[(warp * Tokens + t) * 32 + lane] = sum[t] * row_scale * input_scale;
   __syncthreads();
   // A warp a token: its lanes are the rows again.
   if (warp >= Tokens || warp >= static_cast<int>(x.tokens)) return;
   float value = 0;
 #pragma unroll
   for (int w = 0; w < Warps; ++w) value += partial[(w * Tokens + warp) * 32 + lane];
+  if (Tokens == 1 && x.hidden) {
+    float total = 0;
+#pragma unroll
+    for (int w = 0; w < Warps; ++w) total += all_squares[w];
+    value *= rsqrtf(total / static_cast<float>(m.cols) + x.norm_eps);
+  }
   if (out.store == Store::swiglu) {
     const float up = __shfl_down_sync(~0u, value, 16);
     if (lane < 16 && my_row + 16 < m.rows) store_swiglu(out, my_row, warp, value, up);
@@ -362,7 +442,7 @@ cudaError_t run(const RowLanes& m, const Input& x, const Output& out, bool depen
 template <Values Kind>
 cudaError_t pick(const RowLanes& m, const Input& x, const Output& out, const RowLanesPlan& p, bool dependent,
                  cudaStream_t stream) {
-  const Staged as = x.scales ? Staged::i8 : p.wide ? Staged::f32 : Staged::bf16;
+  const Staged as = x.scales || x.quantize ? Staged::i8 : p.wide ? Staged::f32 : Staged::bf16;
 #define FILIGREE_ROW_LANES(TOKENS, AS, WARPS, IN_FLIGHT, PER_SM)                                            \
   if (p.tokens == TOKENS && as == AS && p.warps == WARPS && p.in_flight == IN_FLIGHT && p.per_sm == PER_SM) \
     return run<Kind, TOKENS, AS, WARPS, IN_FLIGHT, PER_SM>(m, x, out, dependent, stream);

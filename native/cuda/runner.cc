@@ -9,7 +9,7 @@ namespace filigree::cuda {
 namespace {
 
 // Most rows of a step that is replayed as a graph; the sizes that one is captured for.
-constexpr uint32_t kBuckets[] = {1, 2, 4, 8, 16, 24, 32};
+constexpr uint32_t kBuckets[] = {1, 2, 4, 8, 16, 24, 32}, kMostDecoded = 32;
 
 uint32_t bucket_of(uint32_t rows) {
   for (const uint32_t b : kBuckets) {
@@ -42,6 +42,8 @@ Runner::Runner(DecoderShape shape, DeviceBuffer embedding, DeviceBuffer final_no
   attention_.sliding_window = s.sliding_window;
   attention_.split_positions = std::max(256u, round_up(ceil_div(s.max_positions, 16u), kBlockTokens));
   most_splits_ = ceil_div(s.max_positions, attention_.split_positions);
+  if (!s.deterministic && decode_attention_shared_bytes(s.heads / s.kv_heads, s.head_dim) <= s.shared_bytes)
+    most_decode_splits_ = std::min(kMostDecodeSplits, ceil_div(s.max_positions, kDecodeSplit));
 
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
   const uint64_t page_bytes = uint64_t{s.layers} * s.blocks * s.kv_heads * s.head_dim * kBlockTokens * 2;
@@ -84,7 +86,11 @@ Runner::Runner(DecoderShape shape, DeviceBuffer embedding, DeviceBuffer final_no
   expanded_ = workspace(expanded);
   logits_ = workspace(size_t{logit_rows} * s.vocabulary * 4);
   state_ = workspace(size_t{s.hidden} * 4);
-  attention_partials_ = workspace(attention_floats(attention_, s.head_dim, rows, most_splits_) * 4);
+  attention_partials_ =
+      workspace(std::max(attention_floats(attention_, s.head_dim, rows, most_splits_),
+                         attention_floats(attention_, s.head_dim, kMostDecoded, most_decode_splits_)) *
+                4);
+  arrivals_ = workspace(size_t{kMostDecoded} * s.kv_heads * sizeof(uint32_t));
   workspace_ = {blas_.get(), partials_.as<float>(), expanded_.data(), wide_.data(), true};
   check(cudaDeviceSynchronize(), "zeroing workspaces");  // on another stream than the steps'
 }
@@ -115,50 +121,64 @@ void Runner::copy_block(int32_t from, int32_t to) {
         "copying a block");
 }
 
-void Runner::project(const DeviceProjection& p, uint32_t rows, const void* x, uint32_t x_stride, Store store,
-                     void* out, uint32_t out_stride, bool dependent) {
+void Runner::project(const DeviceProjection& p, const Input& x, Store store, void* out, uint32_t out_stride,
+                     bool dependent) {
   DeviceMatrix::Workspace w = workspace_;
   w.dependent = dependent;
   const size_t element = store == Store::bf16 || store == Store::swiglu ? 2 : 4;
   for (const DeviceProjection::Part& part : p.parts) {
-    const Input input{rows, x_stride, x, nullptr};
     const float* bias = p.bias.size() ? p.bias.as<float>() + part.column : nullptr;
-    part.matrix.run(input, {store, static_cast<uint8_t*>(out) + part.column * element, out_stride, bias}, w,
+    part.matrix.run(x, {store, static_cast<uint8_t*>(out) + part.column * element, out_stride, bias}, w,
                     stream_);
   }
 }
 
-void Runner::enqueue(uint32_t rows, uint32_t splits, bool dependent) {
+void Runner::project_normed(const DeviceProjection& p, uint32_t rows, const DeviceBuffer& norm, Store store,
+                            void* out, uint32_t out_stride, bool dependent) {
+  Input x{rows, x_stride_, normed_.data()};
+  if (std::all_of(p.parts.begin(), p.parts.end(),
+                  [&](const DeviceProjection::Part& part) { return part.matrix.normalizes(rows); })) {
+    x.hidden = hidden_.as<float>(), x.norm = norm.as<float>(), x.norm_eps = shape_.norm_eps;
+  } else {
+    check(rms_norm(hidden_.as<float>(), nullptr, rows, norm.as<float>(), shape_.norm_eps, shape_.hidden,
+                   normed_.data(), x_stride_, nullptr, dependent, stream_),
+          "norm");
+  }
+  project(p, x, store, out, out_stride, dependent);
+}
+
+void Runner::enqueue(uint32_t rows, uint32_t splits, bool decode, bool dependent) {
   const DecoderShape& s = shape_;
   float* const h = hidden_.as<float>();
   check(embed(rows_, rows, embedding_.data(), s.hidden, h, false, stream_), "embedding");
   for (uint32_t l = 0; l < s.layers; ++l) {
     const DeviceLayer& layer = layers_[l];
-    check(rms_norm(h, nullptr, rows, layer.attention_norm.as<float>(), s.norm_eps, s.hidden, normed_.data(),
-                   x_stride_, nullptr, dependent, stream_),
-          "norm");
-    project(layer.qkv, rows, normed_.data(), x_stride_, Store::f32, qkv_.data(), layer.qkv.out, dependent);
-    check(rotate_and_store(rows_, rows, qkv_.as<float>(), layer.qkv.out, s.heads, inv_freq_.as<float>(),
-                           s.attention_scale, pages(l), q_.as<float>(), dependent, stream_),
-          "rotary embedding");
-    check(attend(rows_, rows, attention_, q_.as<float>(), pages(l), splits, attention_partials_.as<float>(),
-                 attended_.data(), attended_stride_, dependent, stream_),
-          "attention");
-    project(layer.output, rows, attended_.data(), attended_stride_, Store::add, h, s.hidden, dependent);
-    check(rms_norm(h, nullptr, rows, layer.ffn_norm.as<float>(), s.norm_eps, s.hidden, normed_.data(),
-                   x_stride_, nullptr, dependent, stream_),
-          "norm");
-    if (layer.gate_up.interleaved) {
-      project(layer.gate_up, rows, normed_.data(), x_stride_, Store::swiglu, ffn_.data(), ffn_stride_,
-              dependent);
+    project_normed(layer.qkv, rows, layer.attention_norm, Store::f32, qkv_.data(), layer.qkv.out, dependent);
+    if (decode) {
+      check(decode_attend(rows_, rows, attention_,
+                          {qkv_.as<float>(), layer.qkv.out, inv_freq_.as<float>(), s.attention_scale},
+                          pages(l), splits, attention_partials_.as<float>(), arrivals_.as<uint32_t>(),
+                          attended_.data(), attended_stride_, dependent, stream_),
+            "attention");
     } else {
-      project(layer.gate_up, rows, normed_.data(), x_stride_, Store::bf16, wide_.data(), layer.gate_up.out,
-              dependent);
+      check(rotate_and_store(rows_, rows, qkv_.as<float>(), layer.qkv.out, s.heads, inv_freq_.as<float>(),
+                             s.attention_scale, pages(l), q_.as<float>(), dependent, stream_),
+            "rotary embedding");
+      check(attend(rows_, rows, attention_, q_.as<float>(), pages(l), splits, attention_partials_.as<float>(),
+                   attended_.data(), attended_stride_, dependent, stream_),
+            "attention");
+    }
+    project(layer.output, {rows, attended_stride_, attended_.data()}, Store::add, h, s.hidden, dependent);
+    if (layer.gate_up.interleaved) {
+      project_normed(layer.gate_up, rows, layer.ffn_norm, Store::swiglu, ffn_.data(), ffn_stride_, dependent);
+    } else {
+      project_normed(layer.gate_up, rows, layer.ffn_norm, Store::bf16, wide_.data(), layer.gate_up.out,
+                     dependent);
       check(swiglu(wide_.data(), layer.gate_up.out, false, layer.gate_up.out / 2, rows, ffn_.data(),
                    ffn_stride_, dependent, stream_),
             "SwiGLU");
     }
-    project(layer.down, rows, ffn_.data(), ffn_stride_, Store::add, h, s.hidden, dependent);
+    project(layer.down, {rows, ffn_stride_, ffn_.data()}, Store::add, h, s.hidden, dependent);
   }
 }
 
@@ -214,10 +234,14 @@ void Runner::forward(std::span<const RowRun> runs) {
         "the step's blocks");
   uint32_t splits = ceil_div(static_cast<uint32_t>(longest), attention_.split_positions);
   if (bucket) {
-    splits = std::min(std::bit_ceil(splits), most_splits_);
-    replay(uint64_t{bucket} << 32 | splits, [&] { enqueue(bucket, splits, shape_.dependent_launch); });
+    const uint32_t decode_splits = ceil_div(static_cast<uint32_t>(longest), kDecodeSplit);
+    const bool decode = decode_splits <= most_decode_splits_;
+    splits = decode ? std::min(std::bit_ceil(decode_splits), most_decode_splits_)
+                    : std::min(std::bit_ceil(splits), most_splits_);
+    replay(uint64_t{decode} << 62 | uint64_t{bucket} << 32 | splits,
+           [&] { enqueue(bucket, splits, decode, shape_.dependent_launch); });
   } else {
-    enqueue(count, splits, false);
+    enqueue(count, splits, false, false);
   }
 }
 
@@ -226,7 +250,7 @@ void Runner::enqueue_head(uint32_t rows, bool dependent) {
   check(rms_norm(hidden_.as<float>(), logit_rows_, rows, final_norm_.as<float>(), s.norm_eps, s.hidden,
                  normed_.data(), x_stride_, nullptr, dependent, stream_),
         "norm");
-  project(head_, rows, normed_.data(), x_stride_, Store::f32, logits_.data(), s.vocabulary, dependent);
+  project(head_, {rows, x_stride_, normed_.data()}, Store::f32, logits_.data(), s.vocabulary, dependent);
 }
 
 const float* Runner::logits(std::span<const uint32_t> rows) {

@@ -22,7 +22,9 @@ struct DecoderShape {
   float attention_scale = 1;  // of cosines and sines
   uint32_t max_rows = 0, max_logit_rows = 0, max_positions = 0, blocks = 0;
   KvElement kv = KvElement::f16;
-  bool dependent_launch = true;  // compute capability 9.0 and newer
+  bool dependent_launch = true;       // compute capability 9.0 and newer
+  bool deterministic = false;         // a row's results do not depend on the rows beside it, bit for bit
+  uint32_t shared_bytes = 227 << 10;  // that one block may have
 };
 
 // Matrices that share an input and write side by side.
@@ -69,9 +71,13 @@ class Runner {
 
  private:
   KvPages pages(uint32_t layer) const;
-  void enqueue(uint32_t rows, uint32_t splits, bool dependent);
-  void project(const DeviceProjection& p, uint32_t rows, const void* x, uint32_t x_stride, Store store,
-               void* out, uint32_t out_stride, bool dependent);
+  // decode: one row a sequence, attended as such.
+  void enqueue(uint32_t rows, uint32_t splits, bool decode, bool dependent);
+  // What a layer makes of the residual stream: its norm, inside the product where that can be, and the projection.
+  void project_normed(const DeviceProjection& p, uint32_t rows, const DeviceBuffer& norm, Store store,
+                      void* out, uint32_t out_stride, bool dependent);
+  void project(const DeviceProjection& p, const Input& x, Store store, void* out, uint32_t out_stride,
+               bool dependent);
   void enqueue_head(uint32_t rows, bool dependent);
   // Replays, or first captures, what `enqueue` launches.
   template <class Enqueue>
@@ -85,12 +91,13 @@ class Runner {
   std::unique_ptr<Blas> blas_;
   AttentionShape attention_;
   uint32_t x_stride_, attended_stride_, ffn_stride_, table_stride_, most_tables_, most_splits_;
+  uint32_t most_decode_splits_ = 0;  // 0: rows of decoding are attended as those of prompts
   uint64_t workspace_bytes_ = 0;
 
   DeviceBuffer keys_, values_;
   DeviceBuffer step_;  // tokens, positions, tables [max_rows] each, logit rows, then block tables
   DeviceBuffer hidden_, normed_, qkv_, q_, attended_, ffn_, wide_, partials_, attention_partials_, expanded_,
-      logits_, state_;
+      logits_, state_, arrivals_;
   void* host_step_ = nullptr;     // pinned, as step_
   float* host_logits_ = nullptr;  // pinned
   cudaStream_t stream_ = nullptr;

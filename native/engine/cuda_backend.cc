@@ -12,7 +12,7 @@ namespace {
 // Rows that go through the layers together: prompts are multiplied densely, and larger pieces fill the device better.
 constexpr uint32_t kMostRows = 1024, kMostLogitRows = 32;
 // Below so many zeros the dense product of the library is faster for one token, too.
-constexpr double kMinZeros = 0.35;
+constexpr double kMinZeros = 0.35, kNever = 2;
 
 cuda::KvElement kv_element(KvType type) {
   if (type == KvType::f16) return cuda::KvElement::f16;
@@ -43,7 +43,9 @@ class CudaBackend final : public Backend {
       throw Error(
           ErrorCode::unsupported,
           "on a GPU the head dimension is a multiple of 8 up to 256, with at most 8 query heads a key head");
-    limits_ = {device.multiprocessors, device.shared_bytes};
+    shape.deterministic = options.deterministic;
+    shape.shared_bytes = device.shared_bytes;
+    matrices_.device = {device.multiprocessors, device.shared_bytes};
     const uint64_t block_bytes = cuda::Runner::kv_bytes_per_block(c.layers, c.kv_heads, c.head_dim);
     info_.kv_blocks = kv_block_count(block_bytes, options);
 
@@ -57,9 +59,10 @@ class CudaBackend final : public Backend {
       info_.warnings.push_back("on a GPU f32 weights are held as bf16");
     std::string why;
     std::unique_ptr<cuda::Blas> blas = cuda::Blas::open(&why);
-    have_blas_ = blas != nullptr;
     if (!blas) info_.warnings.push_back(why);
-    keep_dense_ = options.weights.dense;
+    matrices_.have_blas = blas != nullptr;
+    matrices_.min_zeros = options.weights.dense ? kNever : kMinZeros;
+    matrices_.deterministic = options.deterministic;
 
     info_.weights = weights.statistics;
     info_.weights.bytes = info_.weights.decode_bytes = 0;
@@ -121,8 +124,7 @@ class CudaBackend final : public Backend {
     to.bias = uploaded(from.bias);
     for (Projection::Part& part : from.parts) {
       const linear::Matrix& m = part.packed.matrix();
-      to.parts.push_back(
-          {cuda::DeviceMatrix(m, limits_, have_blas_, keep_dense_ ? 2.0 : kMinZeros), part.column});
+      to.parts.push_back({cuda::DeviceMatrix(m, matrices_), part.column});
       const cuda::DeviceMatrix& matrix = to.parts.back().matrix;
       info_.weights.bytes += matrix.bytes();
       info_.weights.decode_bytes += matrix.decode_bytes();
@@ -136,14 +138,13 @@ class CudaBackend final : public Backend {
   }
 
   cuda::DeviceBuffer embedding_rows(const linear::Matrix& m) {
-    const cuda::DeviceMatrix dense(m, limits_, true, 2.0);
+    const cuda::DeviceMatrix dense(m, {matrices_.device, true, kNever, false});
     cuda::DeviceBuffer out(size_t{m.rows} * m.cols * 2, "the embedding");
     cuda::check(cudaMemcpy(out.data(), dense.dense(), out.size(), cudaMemcpyDeviceToDevice), "the embedding");
     return out;
   }
 
-  cuda::DeviceLimits limits_;
-  bool have_blas_ = false, keep_dense_ = false;
+  cuda::MatrixOptions matrices_;
   std::unique_ptr<cuda::Runner> runner_;
   std::vector<cuda::RowRun> runs_;
 };

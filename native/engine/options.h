@@ -19,6 +19,8 @@ struct EngineOptions {
   KvType kv = KvType::f16;
   int threads = 0;  // 0 = ThreadPool::default_threads()
   std::string isa = "auto";
+  // A row of logits does not depend on the rows beside it, bit for bit. On the CPU that always holds; a GPU is slower for it.
+  bool deterministic = false;
   int32_t max_model_len = 0;
   int32_t max_slots = 0;
   int32_t max_batched_tokens = 0;

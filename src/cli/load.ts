@@ -77,6 +77,7 @@ export async function loadModel(
     kv: options.kv,
     ...(options.threads !== undefined && { threads: options.threads }),
     ...(options.isa !== undefined && { isa: options.isa }),
+    ...(options.deterministic !== undefined && { deterministic: options.deterministic }),
     maxModelLen: plan.maxModelLen,
     kvMemory: plan.kvMemory,
     maxSlots: size.maxNumSeqs,

@@ -25,6 +25,7 @@ export interface ModelOptions {
   kv: 'f32' | 'f16' | 'bf16' | 'i8';
   threads?: number;
   isa?: string;
+  deterministic?: boolean;
   maxModelLen?: number;
   kvMemory?: number;
   packedCache: boolean;
@@ -97,6 +98,10 @@ export function withModelOptions(command: Command): Command {
     )
     .option('--threads <n>', 'threads; default: min(affinity, floor of the cgroup quota)', whole(1, 1024))
     .option('--isa <name>', 'instruction set, instead of the best there is (also FILIGREE_ISA)')
+    .option(
+      '--deterministic',
+      'on a GPU: no answer depends on what is computed beside it (slower; on the CPU none ever does)',
+    )
     .option(
       '--max-model-len <n>',
       'longest sequence; default: what the model and the KV memory allow',

@@ -28,6 +28,7 @@ export interface NativeEngineOptions {
   /** 0: what affinity and the control group's quota grant. */
   threads: number;
   isa: string;
+  deterministic?: boolean;
   maxModelLen: number;
   maxSlots: number;
   maxBatchedTokens: number;

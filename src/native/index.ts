@@ -57,6 +57,8 @@ export interface NativeOptions {
   kv: KvChoice;
   threads?: number | undefined;
   isa?: string | undefined;
+  /** On a GPU: a row of logits does not depend on the rows beside it, bit for bit. On the CPU it never does. */
+  deterministic?: boolean | undefined;
   maxModelLen?: number | undefined;
   maxSlots: number;
   maxBatchedTokens: number;
@@ -97,6 +99,7 @@ export async function loadNativeRunner(
         kv: options.kv,
         threads: options.threads ?? 0,
         isa,
+        deterministic: options.deterministic ?? false,
         maxModelLen,
         maxSlots: options.maxSlots,
         maxBatchedTokens: options.maxBatchedTokens,
