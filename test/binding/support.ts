@@ -3,6 +3,7 @@ import { afterEach, expect } from 'vitest';
 import { GREEDY, type SamplingParams, type StepEntry } from '../../src/engine/model-runner.js';
 import { type ModelManifest, openModel } from '../../src/model/index.js';
 import { loadNativeRunner, type NativeOptions, type NativeRunner } from '../../src/native/index.js';
+import { ON_DEVICE } from '../device.js';
 
 /** A model of a few kilobytes on the real addon, and steps of it by hand. */
 export const manifest = await openModel(
@@ -21,6 +22,7 @@ export async function load(
   model: ModelManifest = manifest,
 ): Promise<NativeRunner> {
   const runner = await loadNativeRunner(model, {
+    ...ON_DEVICE,
     weights: 'i8',
     dense: false,
     kv: 'f16',

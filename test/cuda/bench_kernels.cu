@@ -73,9 +73,12 @@ __global__ void fill_halves(__half* x, size_t n, float v) {
     x[i] = __float2half(v);
 }
 
+// What becomes of one token on its way into row lanes.
+enum class Way { plain, i8, normed, normed_i8 };
+
 struct Bench {
   cudaStream_t stream;
-  DeviceBuffer x, x8, scales, out, partials, row_scales, unit_scales;
+  DeviceBuffer x, x8, hidden, scales, out, partials, row_scales, unit_scales;
   std::unique_ptr<Blas> blas;
   bool tune = false;
   std::map<std::string, std::vector<double>> ratios;  // "format tokens" -> one a shape
@@ -83,6 +86,7 @@ struct Bench {
   Bench()
       : x(32 * 12288 * 2),
         x8(32 * 12288),
+        hidden(12288 * 4),
         scales(64 * 4),
         out(size_t{64} * 32768 * 4),
         partials(size_t{512} << 20),
@@ -92,6 +96,7 @@ struct Bench {
     random_input<<<256, 256>>>(x.data(), false, 32 * 12288);
     random_input<<<256, 256>>>(x8.data(), true, 32 * 12288);
     fill_floats<<<64, 256>>>(scales.as<float>(), 64, 0.01f);
+    fill_floats<<<64, 256>>>(hidden.as<float>(), 12288, 0.5f);
     fill_floats<<<64, 256>>>(row_scales.as<float>(), 32768, 0.001f);
     fill_halves<<<256, 256>>>(unit_scales.as<__half>(), size_t{32768} * 128, 0.01f);
     std::string why;
@@ -212,7 +217,7 @@ struct Bench {
       std::string launch;
       size_t bytes = 0;
     };
-    std::map<std::pair<uint32_t, bool>, Best> results;
+    std::map<std::pair<uint32_t, Way>, Best> results;
     for (const uint32_t warps : {16u, 32u}) {
       if (!tune && warps != row_lanes_warps(s.rows, s.cols, limits)) continue;
       const PackedRowLanes packed = pack_row_lanes(source, unit_cols_for(kind, s.cols, 128, warps));
@@ -232,8 +237,10 @@ struct Bench {
       }
       for (const uint32_t m : tokens) {
         if (m > 4) continue;
-        for (const bool i8 : {false, true}) {
-          if (i8 && (m > 1 || kind == Values::bf16)) continue;
+        for (const Way way : {Way::plain, Way::i8, Way::normed, Way::normed_i8}) {
+          const bool i8 = way == Way::i8 || way == Way::normed_i8;
+          if (way != Way::plain && m > 1) continue;
+          if (i8 && kind == Values::bf16) continue;
           const RowLanesPlan chosen = plan_row_lanes(packed.view, m, i8, limits);
           for (uint32_t in_flight = 2; in_flight <= 4; ++in_flight) {
             for (uint32_t shape = 2; shape < 10; ++shape) {
@@ -243,14 +250,18 @@ struct Bench {
               const bool is_chosen = chosen.warps == warps && chosen.in_flight == in_flight &&
                                      chosen.per_sm == per_sm && chosen.wide == wide;
               if (!tune && !is_chosen) continue;
-              const Input input{m, 12288, i8 ? x8.data() : x.data(), i8 ? scales.as<float>() : nullptr};
+              Input input{m, 12288, x.data()};
+              if (way == Way::i8) input.data = x8.data(), input.scales = scales.as<float>();
+              if (way == Way::normed || way == Way::normed_i8)
+                input.hidden = hidden.as<float>(), input.norm = hidden.as<float>();
+              input.quantize = way == Way::normed_i8;
               const double us = time(n, [&](int i) {
                 return run_row_lanes(copies[static_cast<size_t>(i)].view, input,
                                      {Store::bf16, out.data(), s.rows, nullptr}, plan, true,
                                      stream) == cudaSuccess;
               });
               cudaGetLastError();
-              Best& b = results[{m, i8}];
+              Best& b = results[{m, way}];
               if (is_chosen) b.planned = us;
               if (us < b.best) {
                 b.best = us, b.bytes = packed.stored_bytes;
@@ -262,13 +273,33 @@ struct Bench {
         }
       }
     }
+    if (kind == Values::bf16 || tune) expansion(s, source, kind);
     for (const auto& [key, b] : results) {
       const std::string name = std::string(kind == Values::bf16 ? "bf16"
                                            : kind == Values::i8 ? "i8"
                                                                 : "i4g128") +
-                               (key.second ? " x i8" : "");
+                               (key.second == Way::i8          ? " x i8"
+                                : key.second == Way::normed    ? ", norm inside"
+                                : key.second == Way::normed_i8 ? " x i8, norm and rounding inside"
+                                                               : "");
       report(name.c_str(), s, key.first, b.planned, b.best, base.at(key.first), b.bytes, b.launch.c_str());
     }
+  }
+
+  // Into a dense matrix, as prompts want it.
+  void expansion(const Shape& s, const RowCodes& source, Values kind) {
+    const DeviceLimits limits;
+    PackedRowLanes packed =
+        pack_row_lanes(source, unit_cols_for(kind, s.cols, 128, row_lanes_warps(s.rows, s.cols, limits)));
+    packed.view.row_scales = row_scales.as<float>(), packed.view.unit_scales = unit_scales.as<uint16_t>();
+    std::vector<DeviceBuffer> to;
+    const size_t bytes = size_t{s.rows} * s.cols * 2;
+    for (int i = 0; i < 4; ++i) to.emplace_back(bytes);
+    const double us = time(4, [&](int i) {
+      return expand_row_lanes(packed.view, to[static_cast<size_t>(i)].data(), stream) == cudaSuccess;
+    });
+    std::printf("expanding %-8s %7.2f us, %.0f GB/s written\n", s.name, us,
+                static_cast<double>(bytes) / us * 1e-3);
   }
 
   void tiles(const Shape& s, Values kind, Tiles layout, double zeros, const std::vector<uint32_t>& tokens,

@@ -1,5 +1,6 @@
 // filigree_cuda_test: every linear kernel in every shape of launch against float64, over tails, empty and full rows, 1 to 32
-// tokens, all stores; and that the device packs the bytes that the host packs. Needs a GPU.
+// tokens, all stores; and that the device packs the bytes that the host packs. Needs a GPU. --quick: a small part, for
+// compute-sanitizer.
 #include <cuda_fp16.h>
 
 #include <cstdio>
@@ -90,6 +91,67 @@ void compare(const Problem& p, const std::vector<double>& want, uint32_t tokens,
   expect(error_norm <= allowed, text, what);
 }
 
+// The weights as a dense bf16 matrix.
+void test_expansion(const Problem& p, const RowLanes& m, const char* name) {
+  const size_t n = size_t{p.rows} * p.cols;
+  DeviceBuffer dense = to_device(std::vector<uint16_t>(n, 0x7fff));
+  expect(expand_row_lanes(m, dense.data(), 0) == cudaSuccess, "expanding", name);
+  std::vector<uint16_t> got(n);
+  dense.download(got.data(), n * 2);
+  bool same = true;
+  for (size_t at = 0; at < n; ++at) {
+    const uint32_t row = static_cast<uint32_t>(at / p.cols), col = static_cast<uint32_t>(at % p.cols);
+    const float scale = p.kind == Values::i8   ? p.row_scales[row]
+                        : p.kind == Values::i4 ? p.group_scales[size_t{row} * p.groups() + col / p.group]
+                                               : 1.0f;
+    const uint16_t want =
+        p.kind == Values::bf16 ? p.bf16[at] : to_bf16(static_cast<float>(p.codes[at]) * scale);
+    same = same && (got[at] & 0x7fff ? got[at] : 0) == (want & 0x7fff ? want : 0);
+  }
+  expect(same, "expanded weights differ", name);
+}
+
+// One token of the residual stream, normalized (and rounded to i8) by the product itself.
+void test_normed(const Problem& p, const OnDevice& d, const RowLanes& m, const char* name) {
+  Random random{p.cols + 17u};
+  std::vector<float> hidden(p.cols), norm(p.cols);
+  double squares = 0;
+  for (uint32_t c = 0; c < p.cols; ++c) {
+    hidden[c] = random.normal() * (c % 97 == 3 ? 20.0f : 1.5f);
+    norm[c] = 0.5f + random.uniform();
+    squares += double{hidden[c]} * hidden[c];
+  }
+  const float eps = 1e-5f;
+  const double scale = 1 / std::sqrt(squares / p.cols + eps);
+  std::vector<double> want(p.rows), plain(p.rows);
+  for (uint32_t r = 0; r < p.rows; ++r) {
+    for (uint32_t c = 0; c < p.cols; ++c) {
+      want[r] += p.weight(r, c) * hidden[c] * norm[c] * scale;
+      plain[r] += p.weight(r, c) * from_bf16(p.x[c]);
+    }
+  }
+  const DeviceBuffer hidden_device = to_device(hidden), norm_device = to_device(norm);
+  for (const bool quantize : {false, true}) {
+    if (quantize && p.kind == Values::bf16) continue;
+    const RowLanesPlan plan = plan_row_lanes(m, 1, quantize, DeviceLimits{});
+    Input x = d.input(false, 1);
+    x.quantize = quantize;
+    char what[160];
+    if (quantize) {
+      std::snprintf(what, sizeof what, "%s row lanes, rounded to i8 inside", name);
+      compare(p, plain, 1, 2e-2, what,
+              [&](const Output& out) { return run_row_lanes(m, x, out, plan, true, 0); });
+    }
+    x.hidden = hidden_device.as<float>(), x.norm = norm_device.as<float>(), x.norm_eps = eps;
+    std::snprintf(what, sizeof what, "%s row lanes, normalized inside%s", name, quantize ? ", i8" : "");
+    compare(p, want, 1,
+            quantize    ? 3e-2
+            : plan.wide ? 2e-5
+                        : 5e-3,
+            what, [&](const Output& out) { return run_row_lanes(m, x, out, plan, true, 0); });
+  }
+}
+
 void test_row_lanes(const Problem& p, const char* name, bool every_plan) {
   const OnDevice d(p);
   const std::vector<double> want = p.product(false), want8 = p.product(true);
@@ -99,6 +161,9 @@ void test_row_lanes(const Problem& p, const char* name, bool every_plan) {
     RowLanes m = packed.view;
     if (p.kind == Values::i8) m.row_scales = d.row_scales.as<float>();
     if (p.kind == Values::i4) m.unit_scales = d.unit_scales.as<uint16_t>();
+    if (p.cols % 8 == 0) test_expansion(p, m, name);
+    if (p.cols % 8 == 0 && row_lanes_warps(p.rows, p.cols, DeviceLimits{}) == warps)
+      test_normed(p, d, m, name);
     if (warps == 16) {  // the same bytes as on the host
       const HostRowLanes host = host_pack_row_lanes(p.source(), unit_cols);
       std::vector<uint8_t> counts(host.counts.size());
@@ -176,22 +241,6 @@ void test_tiles(const Problem& p, Tiles tiles, const char* name, bool every_plan
       });
     }
   }
-  if (tiles == Tiles::bitmask && p.cols % 8 == 0) {
-    DeviceBuffer dense(size_t{p.rows} * p.cols * 2);
-    expect(expand_tiles(m, dense.data(), 0) == cudaSuccess, "expanding", name);
-    std::vector<uint16_t> got(size_t{p.rows} * p.cols);
-    dense.download(got.data(), got.size() * 2);
-    bool same = true;
-    for (uint32_t r = 0; r < p.rows; ++r) {
-      for (uint32_t c = 0; c < p.cols; ++c) {
-        const size_t at = size_t{r} * p.cols + c;
-        const uint16_t expected =
-            i8 ? to_bf16(static_cast<float>(p.codes[at]) * p.row_scales[r]) : p.bf16[at];
-        same = same && (got[at] & 0x7fff ? got[at] : 0) == (expected & 0x7fff ? expected : 0);
-      }
-    }
-    expect(same, "expanded weights differ", name);
-  }
 }
 
 // The other stores against Store::f32 of the same kernel.
@@ -253,7 +302,8 @@ void test_stores() {
   }
 }
 
-int run() {
+// quick: few shapes and launches, for tools that slow every access down.
+int run(bool quick) {
   struct Shape {
     uint32_t rows, cols;
   };
@@ -264,6 +314,7 @@ int run() {
       for (const double zeros : {0.0, 0.5, 0.7, 0.97}) {
         const Zeros pattern = zeros == 0.97 || shape.rows == 100 ? Zeros::rows : Zeros::random;
         if (shape.cols == 11008 && zeros != 0.7) continue;
+        if (quick && (shape.cols > 600 || (zeros != 0.7 && zeros != 0.97))) continue;
         for (const uint32_t group : {128u, 32u}) {
           if (kind != Values::i4 && group == 32) continue;
           const Problem p = make_problem(kind, shape.rows, shape.cols, group, zeros, pattern, 32,
@@ -277,14 +328,14 @@ int run() {
                         : group == 32      ? "32"
                                            : "128",
                         shape.rows, shape.cols, zeros * 100);
-          const bool every = shape.rows == 176 || shape.rows == 100;
+          const bool every = !quick && (shape.rows == 176 || shape.rows == 100);
           try {
             test_row_lanes(p, name, every);
             if (kind != Values::i4) {
               test_tiles(p, Tiles::bitmask, name, every);
               if (zeros == 0.0 || zeros == 0.7)
                 test_tiles(p, Tiles::dense, (std::string(name) + ", dense").c_str(), every);
-              if (zeros == 0.0 || zeros == 0.5) {
+              if (zeros == 0.0 || zeros == 0.5 || quick) {
                 const Problem q =
                     make_problem(kind, shape.rows, shape.cols, group, zeros, Zeros::two_four, 32, 7);
                 test_tiles(q, Tiles::two_four, (std::string(name) + ", 2:4").c_str(), every);
@@ -305,9 +356,9 @@ int run() {
 }  // namespace
 }  // namespace filigree::cuda::test
 
-int main() {
+int main(int argc, char** argv) {
   try {
-    return filigree::cuda::test::run();
+    return filigree::cuda::test::run(argc > 1 && std::strcmp(argv[1], "--quick") == 0);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

@@ -4,6 +4,10 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { PACKAGE_ROOT } from '../../src/config.js';
 import { cacheFolder, embeddedDefault } from '../../src/model/resolve.js';
+import { DEVICE } from '../device.js';
+
+/** Commands that take `--device`. */
+const ON_GPU = DEVICE === 'cuda' ? ['serve', 'run', 'eval'] : [];
 
 const MAIN = join(PACKAGE_ROOT, 'dist', 'src', 'main.js');
 
@@ -44,7 +48,8 @@ export class Program {
 
   constructor(args: string[], options: { input?: string; env?: Record<string, string>; main?: string } = {}) {
     const env = { ...process.env, ...options.env };
-    this.child = spawn(process.execPath, [options.main ?? MAIN, ...args], { stdio: 'pipe', env });
+    const device = ON_GPU.includes(args[0] ?? '') ? ['--device', DEVICE, '--deterministic'] : [];
+    this.child = spawn(process.execPath, [options.main ?? MAIN, ...args, ...device], { stdio: 'pipe', env });
     this.ended = once(this.child, 'close') as Promise<[number | null, NodeJS.Signals | null]>;
     this.child.stdout?.on('data', (data) => {
       this.stdout += data;

@@ -6,6 +6,7 @@ import type { FinishEvent, GenerateRequest } from '../../src/engine/request.js';
 import { openModel } from '../../src/model/index.js';
 import { loadNativeRunner, type NativeRunner } from '../../src/native/index.js';
 import { missing, SMOLLM2 } from '../conformance/support.js';
+import { ON_DEVICE } from '../device.js';
 import { request } from '../unit/engine/fake-runner.js';
 import { random } from '../unit/tokenizer/fixtures.js';
 
@@ -111,6 +112,7 @@ for (const { name, path, without, budgets, distinct, total } of models)
     let runner: NativeRunner;
     beforeAll(async () => {
       runner = await loadNativeRunner(await openModel(path), {
+        ...ON_DEVICE,
         weights: 'i8',
         dense: false,
         kv: 'f16',

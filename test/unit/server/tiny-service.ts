@@ -7,6 +7,7 @@ import { loadNativeRunner, NativeGrammars } from '../../../src/native/index.js';
 import { type App, buildApp } from '../../../src/server/app.js';
 import { Lifecycle } from '../../../src/server/lifecycle.js';
 import { ChatTemplate, Tokenizer } from '../../../src/tokenizer/index.js';
+import { ON_DEVICE } from '../../device.js';
 import type { Json } from './fixture.js';
 
 const TINY = fileURLToPath(new URL('../../fixtures/models/tiny.gguf', import.meta.url));
@@ -28,6 +29,7 @@ export async function serveTiny(
 ): Promise<TinyServer> {
   const manifest = await openModel(TINY);
   const runner = await loadNativeRunner(manifest, {
+    ...ON_DEVICE,
     weights: 'i8',
     dense: false,
     kv: 'f16',

@@ -1,0 +1,218 @@
+import { join } from 'node:path';
+import { afterEach, describe, expect, test } from 'vitest';
+import { randomModel } from '../../bench/shapes.js';
+import { GREEDY, type StepEntry } from '../../src/engine/model-runner.js';
+import { type ModelManifest, openModel } from '../../src/model/index.js';
+import { loadNativeRunner, type NativeOptions, type NativeRunner } from '../../src/native/index.js';
+import { Tokenizer } from '../../src/tokenizer/index.js';
+import { DEVICE } from '../device.js';
+import {
+  GOLDENS,
+  golden,
+  mean,
+  missing,
+  perplexity,
+  SMOLLM2,
+  score,
+  tensors,
+  wikitext2,
+  windowMeans,
+} from './support.js';
+
+/** A GPU against the CPU, and against itself where a request must not see its neighbours. */
+const without = DEVICE === 'cuda' ? null : 'skipped, FILIGREE_TEST_DEVICE is not cuda';
+
+const NONE = new Int32Array(0);
+const POSITIONS = 512;
+const open: NativeRunner[] = [];
+afterEach(async () => {
+  for (const runner of open.splice(0)) await runner.close();
+});
+
+async function load(
+  manifest: ModelManifest,
+  device: 'cpu' | 'cuda',
+  options: Partial<NativeOptions> = {},
+): Promise<NativeRunner> {
+  const runner = await loadNativeRunner(manifest, {
+    device,
+    weights: 'bf16',
+    dense: false,
+    kv: 'bf16',
+    maxModelLen: POSITIONS,
+    maxSlots: 32,
+    maxBatchedTokens: 2048,
+    kvMemory: 1 << 30,
+    packedCache: false,
+    ...options,
+  });
+  open.push(runner);
+  return runner;
+}
+
+const ids = (seed: number, length: number, vocabulary: number) =>
+  Int32Array.from({ length }, (_, i) => (seed * 7919 + i * 104_729 + ((i * i) % 13)) % vocabulary);
+
+const entry = (slot: number, tokens: Int32Array, position = 0): StepEntry => ({
+  slot,
+  tokens,
+  position,
+  blockTable: Int32Array.from({ length: POSITIONS / 16 }, (_, i) => slot * (POSITIONS / 16) + i),
+  sample: true,
+});
+
+async function logits(runner: NativeRunner, entries: StepEntry[]): Promise<Float32Array[]> {
+  const result = await runner.stepWithLogits({ entries, copies: [] });
+  const size = result.logits.length / entries.length;
+  return entries.map((_, i) => result.logits.slice(i * size, (i + 1) * size));
+}
+
+/** Logits of the ends of so many prompts, read in one step, and of `steps` tokens decoded after them, all at once. */
+async function run(runner: NativeRunner, sequences: number, steps: number): Promise<Float32Array[]> {
+  const { vocabSize } = runner.info;
+  const prompts = Array.from({ length: sequences }, (_, i) => ids(i + 1, 9 + 13 * i, vocabSize));
+  for (const [slot, tokens] of prompts.entries()) runner.openSlot(slot, GREEDY, tokens, NONE);
+  const all = await logits(
+    runner,
+    prompts.map((tokens, slot) => entry(slot, tokens)),
+  );
+  for (let n = 0; n < steps; ++n) {
+    const next = prompts.map((tokens, slot) => entry(slot, ids(slot + n, 1, vocabSize), tokens.length + n));
+    all.push(...(await logits(runner, next)));
+  }
+  return all;
+}
+
+/** Of each row: ||a - b|| / ||b||. */
+const distances = (a: Float32Array[], b: Float32Array[]) =>
+  a.map((row, i) => {
+    let error = 0;
+    let norm = 0;
+    row.forEach((value, j) => {
+      error += (value - b[i]![j]!) ** 2;
+      norm += b[i]![j]! ** 2;
+    });
+    return Math.sqrt(error / norm);
+  });
+
+const bytes = (row: Float32Array) => Buffer.from(row.buffer, row.byteOffset, row.byteLength);
+
+describe.skipIf(without)(`a GPU beside the CPU${without ? ` (${without})` : ''}`, () => {
+  // bf16 activations between layers on one side, f32 on the other; i8 and i4: activations rounded differently, too.
+  for (const [weights, zeros, allowed] of [
+    ['bf16', 0, 1e-2],
+    ['bf16', 0.7, 1e-2],
+    ['i8', 0.7, 4e-2],
+    ['i4', 0.7, 4e-2],
+  ] as const)
+    test(`random weights of SmolLM2's shape, ${weights}, ${zeros * 100} % zeros: prompts and decoding of 1, 3, 6 and 20 sequences`, {
+      timeout: 300_000,
+    }, async () => {
+      const manifest = randomModel('135m', zeros);
+      const cpu = await load(manifest, 'cpu', { weights });
+      const references = new Map<number, Float32Array[]>();
+      for (const sequences of [1, 3, 6, 20]) references.set(sequences, await run(cpu, sequences, 3));
+      for (const deterministic of [false, true]) {
+        const gpu = await load(manifest, 'cuda', { weights, deterministic });
+        for (const [sequences, reference] of references) {
+          const worst = Math.max(...distances(await run(gpu, sequences, 3), reference));
+          console.log(
+            `${weights}, ${zeros * 100} % zeros, ${sequences} sequences${deterministic ? ', deterministic' : ''}: worst relative error ${worst.toExponential(2)}`,
+          );
+          expect(worst, `${sequences} sequences, deterministic ${deterministic}`).toBeLessThan(allowed);
+        }
+      }
+    });
+
+  for (const [weights, zeros] of [
+    ['bf16', 0.7],
+    ['i8', 0.7],
+    ['i4', 0.5],
+    ['bf16', 0],
+  ] as const)
+    test(`--deterministic, ${weights}, ${zeros * 100} % zeros: a request alone equals itself in a batch of 16, bit for bit`, {
+      timeout: 300_000,
+    }, async () => {
+      const gpu = await load(randomModel('135m', zeros), 'cuda', { weights, deterministic: true });
+      const tokens = ids(3, 77, gpu.info.vocabSize);
+      gpu.openSlot(0, GREEDY, tokens, NONE);
+      const [prompt] = await logits(gpu, [entry(0, tokens)]);
+      const decoded: Float32Array[] = [];
+      for (let n = 0; n < 6; ++n)
+        decoded.push((await logits(gpu, [entry(0, ids(n, 1, gpu.info.vocabSize), tokens.length + n)]))[0]!);
+      const others = Array.from({ length: 15 }, (_, i) => ids(i + 9, 5 + 17 * i, gpu.info.vocabSize));
+      for (const [i, other] of others.entries()) gpu.openSlot(i + 1, GREEDY, other, NONE);
+      const crowd = others.map((other, i) => entry(i + 1, other));
+      const among = await logits(gpu, [...crowd.slice(0, 9), entry(0, tokens), ...crowd.slice(9)]);
+      expect(bytes(among[9]!).equals(bytes(prompt!)), 'the prompt').toBe(true);
+      for (let n = 0; n < 6; ++n) {
+        const next = others.map((other, i) =>
+          entry(i + 1, ids(i * n, 1, gpu.info.vocabSize), other.length + n),
+        );
+        // Every other step a neighbour reads a prompt meanwhile.
+        if (n % 2 === 1) next[4] = entry(5, ids(n, 40, gpu.info.vocabSize), others[4]!.length + n);
+        const mine = entry(0, ids(n, 1, gpu.info.vocabSize), tokens.length + n);
+        const row = (await logits(gpu, [...next.slice(0, 3), mine, ...next.slice(3)]))[3]!;
+        expect(bytes(row).equals(bytes(decoded[n]!)), `token ${n}`).toBe(true);
+      }
+    });
+});
+
+const withoutGoldens = without ?? missing(GOLDENS, SMOLLM2);
+describe.skipIf(withoutGoldens)(
+  `SmolLM2-135M-Instruct on a GPU against the goldens${withoutGoldens ? ` (${withoutGoldens})` : ''}`,
+  () => {
+    test('logits of the last position: as near the reference as the CPU with bf16 weights', {
+      timeout: 300_000,
+    }, async () => {
+      const manifest = await openModel(SMOLLM2);
+      const [cpu, gpu] = [await load(manifest, 'cpu'), await load(manifest, 'cuda')];
+      const reference = tensors(join(GOLDENS, 'prompts.safetensors'))('last_logits') as Float32Array;
+      for (const [i, prompt] of golden<{ name: string; ids: number[] }[]>('prompts.json').entries()) {
+        const tokens = Int32Array.from(prompt.ids);
+        const want = [reference.subarray(i * 49_152, (i + 1) * 49_152)];
+        const rows: Float32Array[][] = [];
+        for (const runner of [cpu, gpu]) {
+          runner.openSlot(0, GREEDY, tokens, NONE);
+          rows.push(await logits(runner, [entry(0, tokens)]));
+        }
+        const [ours, theirs, apart] = [
+          distances(rows[1]!, want)[0]!,
+          distances(rows[0]!, want)[0]!,
+          distances(rows[1]!, rows[0]!)[0]!,
+        ];
+        console.log(
+          `${prompt.name}: GPU ${ours.toExponential(2)}, CPU ${theirs.toExponential(2)} from the reference, ${apart.toExponential(2)} from each other`,
+        );
+        expect(apart, prompt.name).toBeLessThan(4e-2);
+        expect(ours, prompt.name).toBeLessThan(Math.max(2 * theirs, 4e-2));
+      }
+    });
+
+    test('teacher-forced, the recorded token is on top wherever its margin exceeds 0.5; perplexity within 0.5 %', {
+      timeout: 300_000,
+    }, async () => {
+      const manifest = await openModel(SMOLLM2);
+      const gpu = await load(manifest, 'cuda', { maxModelLen: 2048, maxSlots: 2 });
+      const wrong: string[] = [];
+      for (const p of golden<
+        { name: string; ids: number[]; greedy_ids: number[]; greedy_margins: number[] }[]
+      >('prompts.json')) {
+        const { topIds } = await score(gpu, Int32Array.from([...p.ids, ...p.greedy_ids]), { k: 1 });
+        p.greedy_ids.forEach((id, n) => {
+          if (p.greedy_margins[n]! > 0.5 && topIds[p.ids.length - 1 + n] !== id) wrong.push(`${p.name} ${n}`);
+        });
+      }
+      expect(wrong).toEqual([]);
+      const text = Int32Array.from(Tokenizer.create(manifest.tokenizer).encode(wikitext2().slice(0, 40_000)));
+      const theirs = golden<{ window_mean_nll: number[] }>('ppl_wikitext2.json').window_mean_nll.slice(0, 3);
+      const whole = await windowMeans(gpu, text, 2048, 3);
+      console.log(`perplexity ${perplexity(whole).toFixed(4)}, reference ${perplexity(theirs).toFixed(4)}`);
+      expect(Math.abs(perplexity(whole) / perplexity(theirs) - 1)).toBeLessThan(5e-3);
+      // Token by token: the kernels of decoding.
+      const { logprobs } = await score(gpu, text.subarray(0, 512), { chunk: 1 });
+      const chunked = await score(gpu, text.subarray(0, 512));
+      expect(Math.abs(mean(logprobs) / mean(chunked.logprobs) - 1)).toBeLessThan(3e-3);
+    });
+  },
+);

@@ -1,0 +1,304 @@
+// filigree_cuda_layers_test: what a decoder does between its linear layers, against float64: attention over a paged cache, of prompts
+// and of decoding, with heads in groups, sliding windows and padding rows; norms; SwiGLU. Needs a GPU. --quick: a small part.
+#include <cuda_fp16.h>
+
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "cuda/layers.h"
+#include "cuda/memory.h"
+#include "problem.h"
+
+namespace filigree::cuda::test {
+namespace {
+
+int failures = 0, checks = 0;
+
+void expect(bool ok, const std::string& what) {
+  ++checks;
+  if (!ok && ++failures <= 40) std::printf("FAIL %s\n", what.c_str());
+}
+
+template <class T>
+DeviceBuffer to_device(const std::vector<T>& values) {
+  DeviceBuffer out(values.size() * sizeof(T) + 256);
+  out.upload(values.data(), values.size() * sizeof(T));
+  return out;
+}
+
+uint16_t to_element(KvElement e, float f) {
+  return e == KvElement::f16 ? __half_as_ushort(__float2half(f)) : to_bf16(f);
+}
+double from_element(KvElement e, uint16_t bits) {
+  return e == KvElement::f16 ? double{__half2float(__ushort_as_half(bits))} : double{from_bf16(bits)};
+}
+
+double relative(const std::vector<uint16_t>& got, const std::vector<double>& want) {
+  double error = 0, norm = 1e-30;
+  for (size_t i = 0; i < want.size(); ++i) {
+    const double d = from_bf16(got[i]) - want[i];
+    if (!std::isfinite(d)) return 1e9;
+    error += d * d, norm += want[i] * want[i];
+  }
+  return std::sqrt(error / norm);
+}
+
+struct Heads {
+  uint32_t heads, kv_heads, dim;
+};
+
+// Rows of sequences: (sequence, position); the positions before a sequence's first row are in the cache. Position -1: padding.
+struct Row {
+  uint32_t sequence;
+  int32_t position;
+};
+
+struct Attention {
+  Heads shape;
+  KvElement element;
+  uint32_t window;
+  std::vector<Row> rows;
+  uint32_t sequences = 0, table_stride = 0, qkv_stride = 0;
+  std::vector<int32_t> positions, tables, block_tables;
+  std::vector<float> qkv, inv_freq;
+  std::vector<uint16_t> keys, values;  // the cache before the step
+
+  Attention(const Heads& h, KvElement e, uint32_t w, std::vector<Row> r)
+      : shape(h), element(e), window(w), rows(std::move(r)) {
+    int32_t longest = 0;
+    for (const Row& row : rows)
+      sequences = std::max(sequences, row.sequence + 1), longest = std::max(longest, row.position + 1);
+    table_stride = ceil_div(static_cast<uint32_t>(longest), kBlockTokens) + 1;
+    const uint32_t blocks = sequences * table_stride;
+    block_tables.resize(blocks);
+    for (uint32_t i = 0; i < blocks; ++i) block_tables[i] = static_cast<int32_t>((i * 7 + 3) % blocks);
+    if (blocks % 7 == 0)
+      for (uint32_t i = 0; i < blocks; ++i) block_tables[i] = static_cast<int32_t>(blocks - 1 - i);
+    Random random{h.heads * 1000 + h.dim + w};
+    const size_t cached = size_t{blocks} * h.kv_heads * kBlockTokens * h.dim;
+    for (size_t i = 0; i < cached; ++i) {
+      keys.push_back(to_element(element, random.normal()));
+      values.push_back(to_element(element, random.normal()));
+    }
+    qkv_stride = (h.heads + 2 * h.kv_heads) * h.dim;
+    for (size_t i = 0; i < rows.size() * qkv_stride; ++i) qkv.push_back(random.normal());
+    for (uint32_t i = 0; i < h.dim / 2; ++i)
+      inv_freq.push_back(static_cast<float>(std::pow(10000.0, -2.0 * i / h.dim)));
+    for (const Row& row : rows)
+      positions.push_back(row.position), tables.push_back(static_cast<int32_t>(row.sequence));
+  }
+
+  size_t place(uint32_t sequence, uint32_t position, uint32_t head) const {
+    const size_t block =
+        static_cast<size_t>(block_tables[size_t{sequence} * table_stride + position / kBlockTokens]);
+    return ((block * shape.kv_heads + head) * kBlockTokens + position % kBlockTokens) * shape.dim;
+  }
+
+  void rotate(const float* head, int32_t position, double* out) const {
+    const uint32_t half = shape.dim / 2;
+    for (uint32_t d = 0; d < half; ++d) {
+      // The angle as the kernels have it, in f32.
+      const double angle = static_cast<float>(position) * inv_freq[d];
+      out[d] = head[d] * std::cos(angle) - head[half + d] * std::sin(angle);
+      out[half + d] = head[half + d] * std::cos(angle) + head[d] * std::sin(angle);
+    }
+  }
+
+  // [rows][heads * dim]; fills the cache as the step should.
+  std::vector<double> reference() {
+    const uint32_t dim = shape.dim, group = shape.heads / shape.kv_heads;
+    std::vector<double> out(rows.size() * shape.heads * dim), turned(dim);
+    for (size_t r = 0; r < rows.size(); ++r) {
+      if (rows[r].position < 0) continue;
+      for (uint32_t k = 0; k < shape.kv_heads; ++k) {
+        const float* key = &qkv[r * qkv_stride + (shape.heads + k) * dim];
+        const size_t at = place(rows[r].sequence, static_cast<uint32_t>(rows[r].position), k);
+        rotate(key, rows[r].position, turned.data());
+        for (uint32_t d = 0; d < dim; ++d) {
+          keys[at + d] = to_element(element, static_cast<float>(turned[d]));
+          values[at + d] = to_element(element, key[shape.kv_heads * dim + d]);
+        }
+      }
+    }
+    for (size_t r = 0; r < rows.size(); ++r) {
+      if (rows[r].position < 0) continue;
+      const uint32_t context = static_cast<uint32_t>(rows[r].position) + 1;
+      const uint32_t oldest = window > 0 && context > window ? context - window : 0;
+      for (uint32_t h = 0; h < shape.heads; ++h) {
+        rotate(&qkv[r * qkv_stride + h * dim], rows[r].position, turned.data());
+        std::vector<double> scores;
+        double most = -1e300, total = 0;
+        for (uint32_t p = oldest; p < context; ++p) {
+          const size_t at = place(rows[r].sequence, p, h / group);
+          double dot = 0;
+          for (uint32_t d = 0; d < dim; ++d) dot += turned[d] * from_element(element, keys[at + d]);
+          scores.push_back(dot / std::sqrt(double{static_cast<float>(dim)}));
+          most = std::max(most, scores.back());
+        }
+        for (double& s : scores) total += s = std::exp(s - most);
+        for (uint32_t p = oldest; p < context; ++p) {
+          const size_t at = place(rows[r].sequence, p, h / group);
+          for (uint32_t d = 0; d < dim; ++d)
+            out[(r * shape.heads + h) * dim + d] +=
+                scores[p - oldest] / total * from_element(element, values[at + d]);
+        }
+      }
+    }
+    return out;
+  }
+};
+
+void test_attention(Attention a, const std::string& name, bool decode) {
+  const Heads& h = a.shape;
+  const uint32_t count = static_cast<uint32_t>(a.rows.size()), wide = h.heads * h.dim;
+  const DeviceBuffer positions = to_device(a.positions), tables = to_device(a.tables),
+                     block_tables = to_device(a.block_tables), qkv = to_device(a.qkv),
+                     inv_freq = to_device(a.inv_freq);
+  const StepRows rows{nullptr, positions.as<int32_t>(), tables.as<int32_t>(), block_tables.as<int32_t>(),
+                      a.table_stride};
+  const std::vector<uint16_t> keys_before = a.keys, values_before = a.values;
+  const std::vector<double> want = a.reference();
+  uint32_t longest = 1;
+  for (const Row& r : a.rows) longest = std::max(longest, static_cast<uint32_t>(r.position + 1));
+  for (int fused = decode ? 1 : 0; fused >= 0; --fused) {
+    DeviceBuffer keys = to_device(keys_before), values = to_device(values_before);
+    const KvPages pages{a.element, h.kv_heads, h.dim, keys.data(), values.data()};
+    AttentionShape shape;
+    shape.heads = h.heads, shape.scale = 1.0f / std::sqrt(static_cast<float>(h.dim)),
+    shape.sliding_window = a.window;
+    const uint32_t splits = ceil_div(longest, fused ? kDecodeSplit : shape.split_positions);
+    DeviceBuffer partials(attention_floats(shape, h.dim, count, splits) * 4 + 256),
+        q(size_t{count} * wide * 4), arrivals(size_t{count} * h.kv_heads * 4 + 256);
+    std::vector<uint16_t> got(size_t{count} * wide, 0x7fc0);
+    DeviceBuffer out = to_device(got);
+    // Twice: what a launch leaves behind must serve the next.
+    for (int again = 0; again < 2; ++again) {
+      cudaError_t error = cudaSuccess;
+      if (fused) {
+        error = decode_attend(rows, count, shape, {qkv.as<float>(), a.qkv_stride, inv_freq.as<float>(), 1.0f},
+                              pages, splits, partials.as<float>(), arrivals.as<uint32_t>(), out.data(), wide,
+                              again == 1, 0);
+      } else {
+        error = rotate_and_store(rows, count, qkv.as<float>(), a.qkv_stride, h.heads, inv_freq.as<float>(),
+                                 1.0f, pages, q.as<float>(), false, 0);
+        if (error == cudaSuccess)
+          error = attend(rows, count, shape, q.as<float>(), pages, splits, partials.as<float>(), out.data(),
+                         wide, false, 0);
+      }
+      if (error == cudaSuccess) error = cudaDeviceSynchronize();
+      expect(error == cudaSuccess, name + ": " + cudaGetErrorString(error));
+      if (error != cudaSuccess) return;
+      out.download(got.data(), got.size() * 2);
+      const double off = relative(got, want);
+      expect(off < 4e-3,
+             name + (fused ? ", decoding" : ", as a prompt") + ": relative error " + std::to_string(off));
+      out.upload(std::vector<uint16_t>(got.size(), 0x7fc0).data(), got.size() * 2);
+    }
+    std::vector<uint16_t> stored(a.keys.size());
+    const auto near = [&](const DeviceBuffer& from, const std::vector<uint16_t>& expected) {
+      from.download(stored.data(), stored.size() * 2);
+      for (size_t i = 0; i < stored.size(); ++i) {
+        const double x = from_element(a.element, stored[i]), y = from_element(a.element, expected[i]);
+        if (!(std::abs(x - y) <= 0.01 * std::abs(y) + 1e-3)) return false;
+      }
+      return true;
+    };
+    expect(near(keys, a.keys), name + ": keys in the cache");
+    expect(near(values, a.values), name + ": values in the cache");
+  }
+}
+
+void test_norm_and_swiglu() {
+  constexpr uint32_t kRows = 3, kHidden = 576, kStride = 1024;
+  Random random{5};
+  std::vector<float> h(kRows * kHidden), weight(kHidden);
+  for (float& v : h) v = random.normal();
+  for (float& v : weight) v = 0.5f + random.uniform();
+  const std::vector<int32_t> from = {2, 0, 1};
+  DeviceBuffer out(kRows * kStride * 2), f32(kRows * kHidden * 4);
+  const DeviceBuffer h_device = to_device(h), weight_device = to_device(weight),
+                     from_device = to_device(from);
+  expect(rms_norm(h_device.as<float>(), from_device.as<int32_t>(), kRows, weight_device.as<float>(), 1e-5f,
+                  kHidden, out.data(), kStride, f32.as<float>(), true, 0) == cudaSuccess,
+         "norm");
+  std::vector<float> got(kRows * kHidden);
+  f32.download(got.data(), got.size() * 4);
+  double worst = 0;
+  for (uint32_t r = 0; r < kRows; ++r) {
+    const float* row = &h[static_cast<size_t>(from[r]) * kHidden];
+    double squares = 0;
+    for (uint32_t i = 0; i < kHidden; ++i) squares += double{row[i]} * row[i];
+    for (uint32_t i = 0; i < kHidden; ++i)
+      worst = std::max(
+          worst, std::abs(got[r * kHidden + i] - row[i] / std::sqrt(squares / kHidden + 1e-5) * weight[i]));
+  }
+  expect(worst < 1e-5, "norm: off by " + std::to_string(worst));
+
+  constexpr uint32_t kColumns = 96;
+  std::vector<uint16_t> gate_up(kRows * 2 * kColumns);
+  for (uint16_t& v : gate_up) v = to_bf16(random.normal());
+  const DeviceBuffer gate_up_device = to_device(gate_up);
+  for (const bool interleaved : {false, true}) {
+    DeviceBuffer product(kRows * kColumns * 2);
+    expect(swiglu(gate_up_device.data(), 2 * kColumns, interleaved, kColumns, kRows, product.data(), kColumns,
+                  true, 0) == cudaSuccess,
+           "SwiGLU");
+    std::vector<uint16_t> bits(kRows * kColumns);
+    product.download(bits.data(), bits.size() * 2);
+    std::vector<double> want;
+    for (uint32_t r = 0; r < kRows; ++r) {
+      for (uint32_t c = 0; c < kColumns; ++c) {
+        const uint16_t* row = &gate_up[r * 2 * kColumns];
+        const double gate = from_bf16(row[interleaved ? c / 16 * 32 + c % 16 : c]);
+        const double up = from_bf16(row[interleaved ? c / 16 * 32 + 16 + c % 16 : kColumns + c]);
+        want.push_back(gate / (1 + std::exp(-gate)) * up);
+      }
+    }
+    expect(relative(bits, want) < 4e-3, "SwiGLU");
+  }
+}
+
+int run(bool quick) {
+  const std::vector<Heads> shapes =
+      quick ? std::vector<Heads>{{9, 3, 64}, {4, 4, 128}}
+            : std::vector<Heads>{{32, 32, 128}, {9, 3, 64},  {12, 2, 128}, {16, 2, 64},
+                                 {5, 1, 80},    {14, 2, 64}, {4, 1, 256},  {2, 2, 8}};
+  for (const Heads& h : shapes) {
+    for (const KvElement element : {KvElement::f16, KvElement::bf16}) {
+      for (const uint32_t window : {0u, 100u}) {
+        const std::string name = std::to_string(h.heads) + "/" + std::to_string(h.kv_heads) + " heads of " +
+                                 std::to_string(h.dim) + (element == KvElement::f16 ? ", f16" : ", bf16") +
+                                 (window ? ", window of 100" : "");
+        try {
+          for (const int32_t context : {1, 16, 17, 64, 65, 300, quick ? 301 : 1100})
+            test_attention({h, element, window, {{0, context - 1}}}, name + ", " + std::to_string(context),
+                           true);
+          test_attention({h, element, window, {{0, 9}, {1, 63}, {2, 64}, {3, 0}, {4, 200}, {0, -1}, {0, -1}}},
+                         name + ", a batch", true);
+          std::vector<Row> chunk;
+          for (int32_t p = 30; p < (quick ? 50 : 90); ++p) chunk.push_back({0, p});
+          chunk.push_back({1, 300});
+          test_attention({h, element, window, chunk}, name + ", a prompt", false);
+        } catch (const std::exception& error) {
+          expect(false, name + ": " + error.what());
+        }
+      }
+    }
+  }
+  test_norm_and_swiglu();
+  std::printf("%d checks, %d failed\n", checks, failures);
+  return failures == 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace filigree::cuda::test
+
+int main(int argc, char** argv) {
+  try {
+    return filigree::cuda::test::run(argc > 1 && std::strcmp(argv[1], "--quick") == 0);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}
