@@ -1,6 +1,7 @@
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { PACKAGE_ROOT } from '../../../src/config.js';
+import { shared, sharedJson } from '../tokenizer/fixtures.js';
 
 const read = (name: string) =>
   readFileSync(join(PACKAGE_ROOT, 'test/fixtures/templates', `${name}.jinja`), 'utf8');
@@ -53,3 +54,20 @@ export const TEMPLATES: Family[] = [
     controls: ['<tool_call>', '</tool_call>', '<tool_response>', '</tool_response>'],
   },
 ];
+
+const published = ['llama3.1', 'qwen2.5'].map((name) => ({
+  name: `${name} as published`,
+  path: `data/tokenizers/${name}/tokenizer_config.json`,
+  controls: TEMPLATES.find((family) => family.name === name)?.controls ?? [],
+}));
+const isThere = ({ path }: { path: string }) => existsSync(join(shared, path));
+
+/** Templates as their makers publish them, out of the reference data beside the repository. */
+export const PUBLISHED: Family[] = published.filter(isThere).map(({ name, path, controls }) => ({
+  name,
+  template: sharedJson<{ chat_template: string }>(path).chat_template,
+  controls,
+}));
+
+/** Those that are absent here, for a visible skip. */
+export const ABSENT = published.filter((one) => !isThere(one));

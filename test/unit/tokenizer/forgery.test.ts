@@ -2,16 +2,18 @@ import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { PACKAGE_ROOT } from '../../../src/config.js';
-import { openModel } from '../../../src/model/index.js';
+import { cacheFolder, openModel } from '../../../src/model/index.js';
 import { ChatTemplate, Tokenizer } from '../../../src/tokenizer/index.js';
+import { realTokenizer, shared, sharedJson, tokenizerFolders } from './fixtures.js';
 
-/** Models of the repository, and those that an operator names: each brings a template and a tokenizer of its own. */
+/** Models of the repository, of the cache, and those that an operator names: each brings a template and a tokenizer of its own. */
 const MODELS = [
   ...(process.env.FILIGREE_TEST_MODEL ? [process.env.FILIGREE_TEST_MODEL] : []),
   ...readdirSync(join(PACKAGE_ROOT, 'test/fixtures/models')).map((name) =>
     join(PACKAGE_ROOT, 'test/fixtures/models', name),
   ),
   join(PACKAGE_ROOT, 'models/default'),
+  join(cacheFolder(), 'models/SmolLM2-135M-Instruct.Q4_1.gguf'),
   join(PACKAGE_ROOT, '../shared/models/smollm2-135m-sparse70'),
 ].filter((path) => existsSync(path));
 
@@ -27,6 +29,14 @@ const opened = (
     }),
   )
 ).flat();
+
+/** Tokenizers that are published with a template, without their models. */
+for (const name of ['llama3.1', 'qwen2.5'] as const) {
+  const config = `${tokenizerFolders[name]}/tokenizer_config.json`;
+  if (!existsSync(join(shared, config))) continue;
+  const source = sharedJson<{ chat_template: string }>(config).chat_template;
+  opened.push({ name: `${name} as published`, tokenizer: realTokenizer(name), source });
+}
 
 describe.skipIf(opened.length === 0)(
   `control tokens spelled in messages${opened.length === 0 ? ' (skipped, no model with a template is here)' : ''}`,
