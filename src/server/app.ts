@@ -28,6 +28,7 @@ import { pageRoutes } from './routes/page.js';
 import { responseRoutes } from './routes/responses.js';
 import { streamRoutes } from './routes/stream.js';
 import { tokenRoutes } from './routes/tokens.js';
+import { tell } from './schemas/told.js';
 import { validator } from './schemas/validate.js';
 import type { Service } from './service.js';
 import { registerTracing } from './tracing.js';
@@ -49,6 +50,19 @@ export interface ServerOptions {
 }
 
 export type App = ReturnType<typeof createApp>;
+
+const DESCRIPTION = `OpenAI-compatible inference server.
+
+OpenAPI knows no WebSockets: \`WS /v1/stream\` carries many requests at once on one socket, as JSON texts. To the server:
+\`{"type": "chat.completions", "id": "a", "body": {…}}\` or \`"completions"\`, with the body of the route of that name, and
+\`{"type": "cancel", "id": "a"}\`. To the client, each under its \`id\`: \`chunk\` and \`response\` with \`data\`, \`error\`, and last
+\`done\`.
+
+What a 400 may refuse although the schemas allow it: a prompt and an answer that do not fit the context together; \`min_tokens\`
+above the answer's limit; \`best_of\` below \`n\`; \`ignore_eos\` with a constrained answer; \`top_logprobs\` without \`logprobs\`; a
+\`tool_choice\` that names none of the \`tools\`; a JSON Schema, regular expression or grammar that cannot be honoured; arguments of
+an earlier call that are not JSON; to go on from, or to cancel, a response that is still or was never in the background. Its
+\`param\` says which.`;
 
 const DEFAULT_BODY_LIMIT = 32 * 1024 * 1024;
 const DEFAULT_REQUESTS_PER_SOCKET = 128;
@@ -138,10 +152,12 @@ export async function buildApp(service: Service, options: ServerOptions = {}): P
       info: {
         title: 'Filigree',
         version: service.version,
-        description: 'OpenAI-compatible inference server.',
+        description: DESCRIPTION,
       },
       components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer' } } },
     },
+    transformObject: (document) =>
+      tell('openapiObject' in document ? document.openapiObject : document.swaggerObject, service),
   });
   await app.register(swaggerUi, { routePrefix: '/docs' });
   await app.register(websocket, {

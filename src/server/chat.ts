@@ -25,8 +25,6 @@ export async function startChat(shared: Service, body: ChatBody, call: Call): Pr
       param: 'top_logprobs',
     });
   const wanted = body.max_completion_tokens ?? body.max_tokens ?? null;
-  if (wanted === 0)
-    throw new FiligreeError('invalid_value', "'max_tokens' must be at least 1", { param: 'max_tokens' });
 
   // Before the prompt costs anything.
   service.engine.assertAccepts();

@@ -60,7 +60,10 @@ function structuredOutputs(options: Record<string, unknown>): [ConstraintSpec, s
   if (kind === undefined) return null;
   const param = `structured_outputs.${kind}`;
   const value = options[kind];
-  if (kind === 'json_object') return [{ kind: 'json_object' }, param];
+  if (kind === 'json_object') {
+    if (value !== true) throw bad(param, 'must be true or false');
+    return [{ kind: 'json_object' }, param];
+  }
   if (kind === 'choice') {
     if (!Array.isArray(value) || value.some((item) => typeof item !== 'string'))
       throw bad(param, 'must be a list of texts');

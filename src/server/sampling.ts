@@ -31,7 +31,7 @@ function checkIds(ids: readonly number[], vocabSize: number, param: string): voi
 
 function logitBias(bias: Record<string, number>, vocabSize: number): [number, number][] {
   return Object.entries(bias).map(([key, value]) => {
-    if (!/^\d{1,9}$/.test(key) || Number(key) >= vocabSize)
+    if (!/^\d+$/.test(key) || Number(key) >= vocabSize)
       throw bad('logit_bias', `has the key '${key.slice(0, 40)}', which is no token id below ${vocabSize}`);
     return [Number(key), value];
   });

@@ -97,7 +97,7 @@ export function toolsOf(body: CountBody): Record<string, unknown> {
         function: {
           name: string(name, `tools.${i}.name`),
           ...(typeof description === 'string' && { description }),
-          ...(typeof parameters === 'object' && parameters !== null && { parameters }),
+          ...(parameters !== undefined && parameters !== null && { parameters }),
           ...(typeof strict === 'boolean' && { strict }),
         },
       };

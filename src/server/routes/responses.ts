@@ -12,6 +12,7 @@ import {
   responseBody,
   responseSchema,
 } from '../schemas/responses.js';
+import { told } from '../schemas/told.js';
 import type { Service } from '../service.js';
 import { RESPONSE_EVENTS } from '../sse.js';
 import type { Api } from './api.js';
@@ -24,6 +25,7 @@ const storedQuery = Type.Object(
     stream: Type.Optional(
       Type.Enum(['true', 'false'], {
         description: 'Refused when `true`: a stored response is not streamed again.',
+        ...told({ not: { const: 'true' } }),
       }),
     ),
   },
@@ -113,7 +115,7 @@ export function responseRoutes(api: Api, service: Service, store = new ResponseS
       if (query.order !== 'asc') items.reverse();
       const before = query.after === undefined ? -1 : items.findIndex((item) => item.id === query.after);
       if (query.after !== undefined && before < 0)
-        throw new FiligreeError('invalid_value', "'after' is the id of no item of this response", {
+        throw new FiligreeError('not_found', "'after' is the id of no item of this response", {
           param: 'after',
         });
       const end = before + 1 + Number(query.limit ?? DEFAULT_ITEMS);

@@ -188,6 +188,8 @@ export function streamRoutes(api: Api, service: Service, options: StreamOptions)
     method: 'GET',
     url: '/v1/stream',
     schema: {
+      // No OpenAPI: the document's description tells of it.
+      hide: true,
       summary: 'WebSocket: many requests at once on one socket',
       tags: ['generation'],
       response: {

@@ -2,13 +2,16 @@ import Type, { type Static } from 'typebox';
 import {
   boolean,
   integer,
-  list,
   messageSchema,
   modelField,
   samplingFields,
   templateFields,
+  tokenLimit,
+  toolFields,
   usageSchema,
 } from './common.js';
+import { OF_CHAT } from './restrictions.js';
+import { told } from './told.js';
 
 export const chatBody = Type.Object(
   {
@@ -16,19 +19,15 @@ export const chatBody = Type.Object(
     messages: Type.Array(messageSchema, { minItems: 1, description: 'The conversation so far.' }),
     ...samplingFields,
     ...templateFields,
-    max_completion_tokens: integer('The newer name of `max_tokens`.', { minimum: 1, maximum: 2 ** 31 - 1 }),
+    max_tokens: integer('Most tokens of an answer.', { minimum: 1, maximum: 2 ** 31 - 1 }),
+    max_completion_tokens: tokenLimit('The newer name of `max_tokens`.', 1),
     logprobs: boolean('Log-probabilities of the answer.'),
     top_logprobs: integer('With `logprobs`: also of the k most likely tokens.', { minimum: 0, maximum: 20 }),
     echo: boolean('With `continue_final_message`: begin with the text that is continued.'),
-    tools: list<Record<string, unknown>>(Type.Object({}), 'Functions that the model may call.'),
-    tool_choice: Type.Optional(
-      Type.Union([Type.Enum(['none', 'auto', 'required']), Type.Object({}), Type.Null()], {
-        description: '`none`, `auto`, `required`, or one function by name.',
-      }),
-    ),
+    ...toolFields,
     parallel_tool_calls: boolean('Several calls in one answer (default true).'),
   },
-  { additionalProperties: true, title: 'ChatCompletionRequest' },
+  { additionalProperties: true, title: 'ChatCompletionRequest', ...told(...OF_CHAT) },
 );
 export type ChatBody = Static<typeof chatBody>;
 export type ChatMessage = Static<typeof messageSchema>;

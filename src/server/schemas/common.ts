@@ -1,4 +1,18 @@
 import Type, { type TSchema } from 'typebox';
+import {
+  belowContext,
+  chatFunction,
+  formatHasSchema,
+  functionCall,
+  hasContent,
+  inVocabulary,
+  namesFunction,
+  notZero,
+  oneConstraint,
+  textPart,
+  tokenKeys,
+} from './restrictions.js';
+import { told } from './told.js';
 
 /**
  * Clients send `null` for what they leave out, so every optional parameter takes it. One JSON Schema `type` list
@@ -7,19 +21,24 @@ import Type, { type TSchema } from 'typebox';
 const orNull = <T>(type: string, options: Record<string, unknown>) =>
   Type.Optional(Type.Unsafe<T | null>({ type: [type, 'null'], ...options }));
 
-export const number = (description: string, bounds: Record<string, number> = {}) =>
+export const number = (description: string, bounds: Record<string, unknown> = {}) =>
   orNull<number>('number', { description, ...bounds });
-export const integer = (description: string, bounds: Record<string, number> = {}) =>
+export const integer = (description: string, bounds: Record<string, unknown> = {}) =>
   orNull<number>('integer', { description, ...bounds });
 export const boolean = (description: string) => orNull<boolean>('boolean', { description });
 export const string = (description: string, bounds: Record<string, unknown> = {}) =>
   orNull<string>('string', { description, ...bounds });
-export const object = (description: string) => orNull<Record<string, unknown>>('object', { description });
-export const list = <T>(items: TSchema, description: string, bounds: Record<string, number> = {}) =>
+export const object = (description: string, bounds: Record<string, unknown> = {}) =>
+  orNull<Record<string, unknown>>('object', { description, ...bounds });
+export const list = <T>(items: TSchema, description: string, bounds: Record<string, unknown> = {}) =>
   orNull<T[]>('array', { items, description, ...bounds });
 
 const INT32_MAX = 2 ** 31 - 1;
-export const tokenId = Type.Integer({ minimum: 0, maximum: INT32_MAX });
+export const tokenId = Type.Integer({ minimum: 0, maximum: INT32_MAX, ...told(inVocabulary) });
+
+/** A number of tokens that an answer may have. */
+export const tokenLimit = (description: string, minimum: 0 | 1) =>
+  integer(description, { minimum, maximum: INT32_MAX, ...told(belowContext) });
 
 /** Parameters that the chat and the text completion share. */
 export const samplingFields = {
@@ -37,15 +56,21 @@ export const samplingFields = {
   frequency_penalty: number('Lowers a token by how often the answer has it.', { minimum: -2, maximum: 2 }),
   presence_penalty: number('Lowers a token that the answer has.', { minimum: -2, maximum: 2 }),
   logit_bias: Type.Optional(
-    Type.Union([Type.Record(Type.String(), Type.Number({ minimum: -100, maximum: 100 })), Type.Null()], {
-      description: 'Token id to a value added to its logit.',
-    }),
+    Type.Union(
+      [
+        Type.Record(Type.String(), Type.Number({ minimum: -100, maximum: 100 }), told(tokenKeys)),
+        Type.Null(),
+      ],
+      {
+        description: 'Token id to a value added to its logit.',
+      },
+    ),
   ),
   allowed_token_ids: list<number>(tokenId, 'Only these tokens may be drawn.', { minItems: 1 }),
   bad_words: list<string>(Type.String({ minLength: 1 }), 'Words that must not appear.', { maxItems: 1024 }),
   seed: integer('Key of the random stream: the same request gives the same answer.'),
   n: integer('Answers to each prompt.', { minimum: 1, maximum: 128 }),
-  max_tokens: integer('Most tokens of an answer.', { minimum: 0, maximum: INT32_MAX }),
+  max_tokens: tokenLimit('Most tokens of an answer.', 0),
   min_tokens: integer(
     'Tokens before the end of sequence, a stop token or a stop string may end the answer.',
     {
@@ -72,6 +97,7 @@ export const samplingFields = {
     {
       minimum: -1,
       maximum: INT32_MAX,
+      ...told(notZero),
     },
   ),
   prompt_logprobs: integer("Log-probabilities of the prompt's tokens, with the k most likely.", {
@@ -105,7 +131,7 @@ export const samplingFields = {
       [
         Type.Object(
           { type: Type.Enum(['text', 'json_object', 'json_schema']) },
-          { additionalProperties: true },
+          { additionalProperties: true, ...told(formatHasSchema) },
         ),
         Type.Null(),
       ],
@@ -114,6 +140,7 @@ export const samplingFields = {
   ),
   structured_outputs: object(
     'Constrains the answer: one of `json` (a schema), `regex`, `choice`, `grammar` (GBNF or Lark).',
+    told(oneConstraint),
   ),
 };
 
@@ -123,9 +150,21 @@ export const templateFields = {
   chat_template_kwargs: object('Variables for the chat template.'),
 };
 
+export const toolFields = {
+  tools: list<Record<string, unknown>>(
+    Type.Object({}, told(chatFunction)),
+    'Functions that the model may call.',
+  ),
+  tool_choice: Type.Optional(
+    Type.Union([Type.Enum(['none', 'auto', 'required']), Type.Object({}, told(namesFunction)), Type.Null()], {
+      description: '`none`, `auto`, `required`, or one function by name.',
+    }),
+  ),
+};
+
 const part = Type.Object(
   { type: Type.String(), text: Type.Optional(Type.String()) },
-  { additionalProperties: true },
+  { additionalProperties: true, ...told(textPart) },
 );
 
 export const messageSchema = Type.Object(
@@ -134,12 +173,12 @@ export const messageSchema = Type.Object(
     content: Type.Optional(Type.Union([Type.String(), Type.Array(part), Type.Null()])),
     name: string('Name of the participant.'),
     tool_calls: list<Record<string, unknown>>(
-      Type.Object({}, { additionalProperties: true }),
+      Type.Object({}, { additionalProperties: true, ...told(functionCall) }),
       'Calls made earlier.',
     ),
     tool_call_id: string('The call that a tool message answers.'),
   },
-  { additionalProperties: true },
+  { additionalProperties: true, ...told(hasContent) },
 );
 
 export const modelField = Type.Optional(

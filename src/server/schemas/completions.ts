@@ -1,5 +1,7 @@
 import Type, { type Static } from 'typebox';
 import { boolean, integer, modelField, samplingFields, string, tokenId, usageSchema } from './common.js';
+import { OF_COMPLETION } from './restrictions.js';
+import { told } from './told.js';
 
 export const completionBody = Type.Object(
   {
@@ -23,7 +25,7 @@ export const completionBody = Type.Object(
     suffix: string('Text after the gap: the answer fills it. 400 where the model has no infill tokens.'),
     add_special_tokens: boolean("The tokenizer's own BOS before a text prompt (default true)."),
   },
-  { additionalProperties: true, title: 'CompletionRequest' },
+  { additionalProperties: true, title: 'CompletionRequest', ...told(...OF_COMPLETION) },
 );
 export type CompletionBody = Static<typeof completionBody>;
 

@@ -1,5 +1,7 @@
 import Type, { type Static } from 'typebox';
 import { boolean, integer, modelField, string, tokenId } from './common.js';
+import { notZero, upToHiddenSize } from './restrictions.js';
+import { told } from './told.js';
 
 export const embeddingBody = Type.Object(
   {
@@ -13,7 +15,10 @@ export const embeddingBody = Type.Object(
       ],
       { description: 'Text, token ids, or a batch of either.' },
     ),
-    dimensions: integer('Keep the first so many numbers, made a unit vector again.', { minimum: 1 }),
+    dimensions: integer('Keep the first so many numbers, at most all, made a unit vector again.', {
+      minimum: 1,
+      ...told(upToHiddenSize),
+    }),
     encoding_format: Type.Optional(
       Type.Unsafe<'float' | 'base64' | null>({
         enum: ['float', 'base64', null],
@@ -31,6 +36,7 @@ export const embeddingBody = Type.Object(
     truncate_prompt_tokens: integer('Keep only the last k tokens; -1: as many as the model takes.', {
       minimum: -1,
       maximum: 2 ** 31 - 1,
+      ...told(notZero),
     }),
     priority: integer('Smaller runs earlier.', { minimum: -(2 ** 31) + 1, maximum: 2 ** 31 - 1 }),
     user: string('Ignored.'),

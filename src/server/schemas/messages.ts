@@ -1,8 +1,16 @@
 import Type, { type Static } from 'typebox';
 import { boolean, integer, list, object, string } from './common.js';
 import { sharedFields } from './responses.js';
+import {
+  belowContext,
+  blocksOfRole,
+  choosesTool,
+  messageFunction,
+  namesTool,
+  systemText,
+} from './restrictions.js';
+import { told } from './told.js';
 
-const anything = Type.Object({}, { additionalProperties: true });
 const block = Type.Object({ type: Type.String() }, { additionalProperties: true });
 const content = Type.Union([Type.String(), Type.Array(block)]);
 
@@ -13,15 +21,22 @@ const conversation = {
   messages: Type.Array(
     Type.Object(
       { role: Type.Enum(['user', 'assistant', 'system']), content },
-      { additionalProperties: true },
+      { additionalProperties: true, ...told(blocksOfRole) },
     ),
     { minItems: 1, description: 'The conversation so far; a last one of the assistant is continued.' },
   ),
-  system: Type.Optional(Type.Union([Type.String(), Type.Array(block), Type.Null()])),
-  tools: list<Record<string, unknown>>(anything, 'Functions that the model may use.', { maxItems: 512 }),
+  system: Type.Optional(Type.Union([Type.String(), Type.Array(block), Type.Null()], told(systemText))),
+  tools: list<Record<string, unknown>>(
+    Type.Object({}, { additionalProperties: true, ...told(messageFunction) }),
+    'Functions that the model may use.',
+    { maxItems: 512 },
+  ),
   tool_choice: Type.Optional(
     Type.Union([
-      Type.Object({ type: Type.Enum(['auto', 'any', 'tool', 'none']) }, { additionalProperties: true }),
+      Type.Object(
+        { type: Type.Enum(['auto', 'any', 'tool', 'none']) },
+        { additionalProperties: true, ...told(namesTool) },
+      ),
       Type.Null(),
     ]),
   ),
@@ -33,7 +48,12 @@ export const messageBody = Type.Object(
   {
     ...shared,
     ...conversation,
-    max_tokens: Type.Integer({ minimum: 1, maximum: 2 ** 31 - 1, description: 'Most tokens of the answer.' }),
+    max_tokens: Type.Integer({
+      minimum: 1,
+      maximum: 2 ** 31 - 1,
+      description: 'Most tokens of the answer.',
+      ...told(belowContext),
+    }),
     stop_sequences: list<string>(Type.String({ minLength: 1 }), 'Strings that end the answer.', {
       maxItems: 64,
     }),
@@ -45,13 +65,14 @@ export const messageBody = Type.Object(
     context_management: object('Ignored.'),
     max_thinking_tokens: integer('Ignored.'),
   },
-  { additionalProperties: true, title: 'MessageRequest' },
+  { additionalProperties: true, title: 'MessageRequest', ...told(choosesTool) },
 );
 export type MessageBody = Static<typeof messageBody>;
 
 export const countBody = Type.Object(conversation, {
   additionalProperties: true,
   title: 'CountTokensRequest',
+  ...told(choosesTool),
 });
 export type CountBody = Static<typeof countBody>;
 

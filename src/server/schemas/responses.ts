@@ -1,5 +1,14 @@
 import Type, { type Static } from 'typebox';
-import { boolean, integer, list, modelField, object, samplingFields, string } from './common.js';
+import { boolean, integer, list, modelField, object, samplingFields, string, tokenLimit } from './common.js';
+import {
+  inputItem,
+  namesResponseFunction,
+  notOnlyReasoning,
+  OF_RESPONSE,
+  responseFormatHasSchema,
+  responseFunction,
+} from './restrictions.js';
+import { told } from './told.js';
 
 const anything = Type.Object({}, { additionalProperties: true });
 
@@ -36,15 +45,25 @@ export const sharedFields = {
 export const responseBody = Type.Object(
   {
     model: modelField,
-    input: Type.Union([Type.String(), Type.Array(anything, { minItems: 1, maxItems: 4096 })], {
-      description: 'A text, or items: messages, function calls and their outputs.',
-    }),
+    input: Type.Union(
+      [
+        Type.String(),
+        Type.Array(Type.Object({}, { additionalProperties: true, ...told(inputItem) }), {
+          minItems: 1,
+          maxItems: 4096,
+          ...told(notOnlyReasoning),
+        }),
+      ],
+      {
+        description: 'A text, or items: messages, function calls and their outputs.',
+      },
+    ),
     instructions: string('System message of this response alone.'),
     previous_response_id: string('Go on from a stored response.', { minLength: 1, maxLength: 256 }),
     store: boolean('Keep the response for `GET` and `previous_response_id` (default true).'),
     background: boolean('Answer at once and go on; read the response by `GET`.'),
     stream: boolean('Send events while the answer is written.'),
-    max_output_tokens: integer('Most tokens of the answer.', { minimum: 1, maximum: 2 ** 31 - 1 }),
+    max_output_tokens: tokenLimit('Most tokens of the answer.', 1),
     text: Type.Optional(
       Type.Union(
         [
@@ -54,7 +73,7 @@ export const responseBody = Type.Object(
                 Type.Union([
                   Type.Object(
                     { type: Type.Enum(['text', 'json_object', 'json_schema']) },
-                    { additionalProperties: true },
+                    { additionalProperties: true, ...told(responseFormatHasSchema) },
                   ),
                   Type.Null(),
                 ]),
@@ -67,11 +86,22 @@ export const responseBody = Type.Object(
         { description: '`format`: text, json_object or json_schema.' },
       ),
     ),
-    tools: list<Record<string, unknown>>(anything, 'Functions that the model may call.', { maxItems: 512 }),
+    tools: list<Record<string, unknown>>(
+      Type.Object({}, { additionalProperties: true, ...told(responseFunction) }),
+      'Functions that the model may call.',
+      { maxItems: 512 },
+    ),
     tool_choice: Type.Optional(
-      Type.Union([Type.Enum(['none', 'auto', 'required']), anything, Type.Null()], {
-        description: 'Whether and which function is called.',
-      }),
+      Type.Union(
+        [
+          Type.Enum(['none', 'auto', 'required']),
+          Type.Object({}, { additionalProperties: true, ...told(namesResponseFunction) }),
+          Type.Null(),
+        ],
+        {
+          description: 'Whether and which function is called.',
+        },
+      ),
     ),
     parallel_tool_calls: boolean('Several calls in one answer (default true).'),
     include: list<string>(Type.String(), '`message.output_text.logprobs` adds log-probabilities.'),
@@ -91,7 +121,7 @@ export const responseBody = Type.Object(
     metadata: object('Returned with the response.'),
     user: string('Ignored.'),
   },
-  { additionalProperties: true, title: 'ResponseRequest' },
+  { additionalProperties: true, title: 'ResponseRequest', ...told(...OF_RESPONSE) },
 );
 export type ResponseBody = Static<typeof responseBody>;
 

@@ -1,5 +1,7 @@
 import Type, { type Static } from 'typebox';
-import { boolean, messageSchema, modelField, string, templateFields, tokenId } from './common.js';
+import { boolean, messageSchema, modelField, string, templateFields, tokenId, toolFields } from './common.js';
+import { OF_TEMPLATE, OF_TOKENIZE } from './restrictions.js';
+import { told } from './told.js';
 
 export const tokenizeBody = Type.Object(
   {
@@ -7,10 +9,11 @@ export const tokenizeBody = Type.Object(
     prompt: string('Text to tokenize; or give `messages`.'),
     messages: Type.Optional(Type.Array(messageSchema, { minItems: 1 })),
     ...templateFields,
+    ...toolFields,
     add_special_tokens: boolean("The tokenizer's own BOS (default true for `prompt`, false for `messages`)."),
     return_token_strs: boolean('Add the text of each token.'),
   },
-  { additionalProperties: true, title: 'TokenizeRequest' },
+  { additionalProperties: true, title: 'TokenizeRequest', ...told(...OF_TOKENIZE) },
 );
 export type TokenizeBody = Static<typeof tokenizeBody>;
 
@@ -36,8 +39,9 @@ export const templateBody = Type.Object(
     model: modelField,
     messages: Type.Array(messageSchema, { minItems: 1 }),
     ...templateFields,
+    ...toolFields,
   },
-  { additionalProperties: true, title: 'ApplyTemplateRequest' },
+  { additionalProperties: true, title: 'ApplyTemplateRequest', ...told(...OF_TEMPLATE) },
 );
 export type TemplateBody = Static<typeof templateBody>;
 
