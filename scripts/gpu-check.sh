@@ -7,7 +7,7 @@
 #     layers    attention, norms and SwiGLU against float64
 #     kernels   linear kernels against float64
 #     models    random models on GPU and CPU, --deterministic, and goldens where a model is there
-#     serve     `serve --device cuda` of Llama-2-7B's shape under `bench serve`, dense and sparse
+#     serve     `serve --device cuda` (DEVICE) of Llama-2-7B's shape (SHAPE) under `bench serve`, dense and sparse
 #     bench     linear kernels against cuBLAS (BENCH_TUNE=1: the best launch of all beside the planned one)
 #     sanitize  compute-sanitizer, memcheck and racecheck, on a small part of the kernels
 #     suite     engine and server tests with FILIGREE_TEST_DEVICE=cuda
@@ -20,6 +20,7 @@ cd "$(dirname "$0")/.."
 OUT=${OUT:-$PWD/gpu-check}
 SCRATCH=${SCRATCH:-$(mktemp -d)}
 NODE=${NODE:-node}
+SHAPE=${SHAPE:-7b}
 export FILIGREE_CUDA=ON FILIGREE_CUDA_ARCHITECTURES=${FILIGREE_CUDA_ARCHITECTURES:-90a-real}
 mkdir -p "$OUT"
 programs=build/test-cuda
@@ -28,7 +29,7 @@ stage() { # name, seconds, command...
   local name=$1 limit=$2 start=$SECONDS status
   shift 2
   export -f build layers kernels models serve serve_row bench sanitize suite e2e vitest
-  export OUT SCRATCH NODE programs
+  export OUT SCRATCH NODE SHAPE programs
   timeout -k 5 "$limit" bash -c "$*" >"$OUT/$name.log" 2>&1
   status=$?
   local what=ok
@@ -73,10 +74,10 @@ sanitize() {
 
 # One server, then its loads: prompts of about 512 tokens, 128 tokens of an answer, 1 and 16 clients.
 serve_row() { # name, share of zeros, flags of serve...
-  local name=$1 zeros=$2 file="$SCRATCH/7b-$2.gguf" start=$SECONDS pid url clients
+  local name=$1 zeros=$2 file="$SCRATCH/$SHAPE-$2.gguf" start=$SECONDS pid url clients
   shift 2
-  [ -e "$file" ] || "$NODE" dist/src/main.js bench gguf "$file" --shape 7b --type q8_0 --sparsity "$zeros" || return
-  "$NODE" dist/src/main.js serve "$file" --device cuda --port 0 --max-num-seqs 16 --max-model-len 1024 --kv-memory 10GiB \
+  [ -e "$file" ] || "$NODE" dist/src/main.js bench gguf "$file" --shape "$SHAPE" --type q8_0 --sparsity "$zeros" || return
+  "$NODE" dist/src/main.js serve "$file" --device "${DEVICE:-cuda}" --port 0 --max-num-seqs 16 --max-model-len 1024 --kv-memory 10GiB \
     --no-prefix-cache --no-packed-cache --log-level warn "$@" >"$SCRATCH/ready" 2>&1 &
   pid=$!
   for _ in $(seq 240); do
@@ -109,7 +110,7 @@ serve() {
   serve_row "70 % zeros, i8" 0.7 --weights i8 || status=1
   serve_row "70 % zeros, i4" 0.7 --weights i4 || status=1
   serve_row "70 % zeros, bf16, deterministic" 0.7 --weights bf16 --deterministic || status=1
-  rm -f "$SCRATCH"/7b-*.gguf
+  rm -f "$SCRATCH/$SHAPE"-*.gguf
   return $status
 }
 
