@@ -103,8 +103,8 @@ serve_row() { # name, share of zeros, flags of serve...
 
 serve() {
   local status=0
-  # One token a word of the random vocabulary.
-  "$NODE" -e 'for (let i = 0; i < 64; i++) console.log(Array.from({ length: 511 }, (_, j) => `w${259 + ((i * 7919 + j * 104729) % 31000)}`).join(" "))' >"$SCRATCH/prompts"
+  # A random vocabulary spells words in bytes: nine tokens for each of these.
+  "$NODE" -e 'for (let i = 0; i < 64; i++) console.log(Array.from({ length: 57 }, (_, j) => `w${10000 + ((i * 7919 + j * 104729) % 89999)}`).join(" "))' >"$SCRATCH/prompts"
   serve_row "dense bf16" 0 --weights bf16 || status=1
   serve_row "70 % zeros, bf16" 0.7 --weights bf16 || status=1
   serve_row "70 % zeros, i8" 0.7 --weights i8 || status=1

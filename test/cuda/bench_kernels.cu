@@ -1,4 +1,4 @@
-// filigree_cuda_bench: the linear kernels on the shapes of Llama-2-7B against cuBLAS in bf16 (the fastest of its layouts and
+// filigree_cuda_kernels_bench: the linear kernels on the shapes of Llama-2-7B against cuBLAS in bf16 (the fastest of its layouts and
 // proposals). Copies of the weights rotate past the L2; a launch of each is captured in one CUDA graph, with dependent launches,
 // and its replays are timed.
 //   --zeros 0.7   --tune 1 (try every launch shape)   --tokens 1,2,4,8,16,32   --shapes qkv,o,gate_up,down

@@ -1,4 +1,4 @@
-// filigree_cuda_test: every linear kernel in every shape of launch against float64, over tails, empty and full rows, 1 to 32
+// filigree_cuda_kernels_test: every linear kernel in every shape of launch against float64, over tails, empty and full rows, 1 to 32
 // tokens, all stores; and that the device packs the bytes that the host packs. Needs a GPU. --quick: a small part, for
 // compute-sanitizer.
 #include <cuda_fp16.h>
