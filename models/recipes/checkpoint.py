@@ -1,5 +1,7 @@
 """Hugging Face folders in compressed-tensors' `sparse-bitmask` form (or dense), one safetensors file, f16 values.
 
+`save_codes` writes, and `load` also reads, what `filigree compress` writes: i8 or i4 codes under the bitmask (../FORMAT.md).
+
 Of a sparse matrix NAME the file holds NAME.weight.compressed (nonzeros, row-major), NAME.weight.bitmask
 (uint8 [rows, ceil(columns / 8)], least significant bit first), NAME.weight.shape and NAME.weight.row_offsets.
 A kept weight that f16 would flush to zero becomes the smallest subnormal, so that a mask never changes on disk.
@@ -16,6 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from model import DEVICE, Config, tree_map
+from quantize import codes_i4, codes_i8
 
 TINY = 2.0**-24
 
@@ -80,6 +83,35 @@ def save(folder, config: Config, params: dict, sparse: bool = True, tokenizer_fr
             shutil.copyfile(Path(tokenizer_from) / name, folder / name)
 
 
+def save_codes(path, config: Config, params: dict, grid: str) -> None:
+    """The matrices on the 'i8' or 'i4' grid of quantize.py, the embedding on the i8 one, as one safetensors file of codes."""
+    host = lambda t: np.ascontiguousarray(t.cpu().numpy())  # noqa: E731
+    norms = {'model.norm.weight': params['norm']}
+    for i, layer in enumerate(params['layers']):
+        norms[f'model.layers.{i}.input_layernorm.weight'] = layer['attn_norm']
+        norms[f'model.layers.{i}.post_attention_layernorm.weight'] = layer['mlp_norm']
+    tensors = {name: host(t.float()) for name, t in norms.items()}
+    codes, scale = codes_i8(params['embed'])
+    tensors |= {'model.embed_tokens.weight': host(codes), 'model.embed_tokens.weight_scale': host(scale)}
+    for name, _, weight in named_matrices(config, params['layers']):
+        codes, scale = (codes_i4 if grid == 'i4' else codes_i8)(weight)
+        codes = host(codes)
+        mask = codes != 0
+        counts, stored = mask.sum(1), codes[mask]
+        if grid == 'i4':  # two to a byte, every row from a byte of its own
+            width = counts + counts % 2
+            place = np.arange(len(stored)) + np.repeat(np.cumsum(counts % 2) - counts % 2, counts)
+            nibbles = np.zeros(width.sum(), np.uint8)
+            nibbles[place] = stored + 8
+            stored, counts = nibbles[0::2] | nibbles[1::2] << 4, width
+        tensors[f'{name}.compressed'] = stored
+        tensors[f'{name}.bitmask'] = np.packbits(mask, axis=1, bitorder='little')
+        tensors[f'{name}.shape'] = np.array(codes.shape, np.int64)
+        tensors[f'{name}.row_offsets'] = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+        tensors[f'{name}.weight_scale'] = host(scale)
+    save_file(tensors, path, metadata={'format': 'pt'})
+
+
 def _config_json(config: Config, share: float | None) -> dict:
     out = {
         'architectures': ['LlamaForCausalLM'],
@@ -138,16 +170,28 @@ def load(folder) -> tuple[Config, dict]:
     )
     with safe_open(folder / 'model.safetensors', 'np') as file:
         names = set(file.keys())
-        get = lambda n: torch.from_numpy(file.get_tensor(n).astype(np.float32))  # noqa: E731
+
+        def get(name):
+            value = file.get_tensor(name).astype(np.float32)
+            scale = f'{name}_scale'
+            return torch.from_numpy(value * file.get_tensor(scale) if scale in names else value)
 
         def matrix(name):
             if f'{name}.weight' in names:
                 return get(f'{name}.weight')
-            rows, columns = file.get_tensor(f'{name}.weight.shape')
-            bits = file.get_tensor(f'{name}.weight.bitmask')
-            mask = np.unpackbits(bits, axis=1, bitorder='little')[:, :columns].astype(bool)
-            dense = np.zeros((rows, columns), np.float32)
-            dense[mask] = file.get_tensor(f'{name}.weight.compressed')
+            coded = f'{name}.compressed' in names
+            part = lambda kind: file.get_tensor(f'{name}.{kind}' if coded else f'{name}.weight.{kind}')  # noqa: E731
+            rows, columns = part('shape')
+            mask = np.unpackbits(part('bitmask'), axis=1, bitorder='little')[:, :columns].astype(bool)
+            dense, stored = np.zeros((rows, columns), np.float32), part('compressed')
+            if coded and stored.dtype == np.uint8:
+                counts = mask.sum(1)
+                place = np.arange(counts.sum()) + np.repeat(np.cumsum(counts % 2) - counts % 2, counts)
+                stored = np.stack([stored & 15, stored >> 4], 1).ravel()[place].astype(np.float32) - 8
+            dense[mask] = stored
+            if coded:
+                scale = part('weight_scale').astype(np.float32)
+                dense *= np.repeat(scale, -(-columns // scale.shape[1]), 1)[:, :columns]
             return torch.from_numpy(dense)
 
         layers = []

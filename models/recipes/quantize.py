@@ -16,6 +16,18 @@ GROUP = 32
 OUTLIER_RATIO = 12.0
 
 
+def codes_i8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """weight [rows, columns] -> codes int8 [rows, columns], scale float32 [rows, 1]."""
+    scale = weight.abs().amax(1, keepdim=True).clamp_min(1e-10) / 127
+    return torch.round(weight / scale).clamp_(-127, 127).to(torch.int8), scale
+
+
+def codes_i4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """weight [rows, columns], columns a multiple of 32 -> codes int8 [rows, columns], scale float16 [rows, columns / 32]."""
+    codes, scale = _search_i4(weight)
+    return codes.to(torch.int8).reshape(weight.shape), scale.half().reshape(weight.shape[0], -1)
+
+
 def round_i8(weight: torch.Tensor) -> torch.Tensor:
     """weight [rows, columns] -> the same shape, on the i8 grid."""
     scale = weight.abs().amax(1, keepdim=True).clamp_min(1e-10) / 127
@@ -24,6 +36,12 @@ def round_i8(weight: torch.Tensor) -> torch.Tensor:
 
 def round_i4(weight: torch.Tensor) -> torch.Tensor:
     """weight [rows, columns], columns a multiple of 32 -> the same shape, on the i4 grid."""
+    codes, scale = _search_i4(weight)
+    return (codes * scale).reshape(weight.shape)
+
+
+def _search_i4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes [groups, 32] and scales [groups, 1], both float32, the scales on f16's grid."""
     x = weight.reshape(-1, GROUP)
     most, least = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
     extreme = torch.where(most >= -least, most, least)
@@ -39,7 +57,7 @@ def round_i4(weight: torch.Tensor) -> torch.Tensor:
         best_scale = torch.where(better, scale, best_scale)
     scale = best_scale.half().float()
     inverse = torch.where(scale != 0, 1.0 / scale, torch.zeros_like(scale))
-    return (torch.round(x * inverse).clamp(-8, 7) * scale).reshape(weight.shape)
+    return torch.round(x * inverse).clamp(-8, 7), scale
 
 
 def ste_activations(x: torch.Tensor) -> torch.Tensor:

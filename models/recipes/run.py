@@ -159,6 +159,8 @@ class Run:
         self.log(f'{name}: masks as pruned, sha256 {digest}', record={'masks': name, 'sha256': digest})
         if parallel.RANK == 0:
             checkpoint.save(self.file(f'{name}.partial'), self.config, result)
+            for grid in spec.get('codes', []):
+                checkpoint.save_codes(self.file(f'{name}.partial') / f'{grid}.safetensors', self.config, result, grid)
             self.file(f'{name}.partial').rename(self.file(name))
         self.log(f'EXPORTED {name}')
         parallel.barrier()

@@ -150,3 +150,15 @@ def test_judges():
     assert rouge('a dog', 'the cat')['rougeL'] == 0.0
     assert runs('assert 1 + 1 == 2') and not runs('assert 1 + 1 == 3')
     assert python_of('Sure:\n```python\nx = 1\n```\nDone') == 'x = 1\n'
+
+
+def test_codes_are_read_back_as_the_rounded_values(tmp_path):
+    params = pruned_params(0.5)
+    for grid in ('i8', 'i4'):
+        rounded = quantize_params(params, grid)
+        (tmp_path / grid).mkdir()
+        checkpoint.save(tmp_path / grid, CONFIG, params)
+        checkpoint.save_codes(tmp_path / grid / 'model.safetensors', CONFIG, params, grid)
+        _, loaded = checkpoint.load(tmp_path / grid)
+        for a, b in zip(tensors_of(rounded), tensors_of(loaded)):
+            assert torch.equal(a, b)
