@@ -6,6 +6,7 @@ import { type ModelManifest, openAdapter, openModel } from '../../src/model/inde
 import type { NativeOptions, NativeRunner } from '../../src/native/index.js';
 import { readRows } from '../../src/native/index.js';
 import { denseModel, noise, TINY } from '../compress/tiny.js';
+import { CPU_ONLY } from '../device.js';
 import { AdapterFolder, merge, type Pair, rounded } from '../unit/model/adapter-folder.js';
 import { MODELS } from '../unit/model/folder.js';
 import { entry, expectSameBits, load, logitsOf, NONE } from './support.js';
@@ -121,7 +122,9 @@ async function expectMerged(
   }
 }
 
-describe('an adapter over f32 weights gives what W + scale · B A gives', () => {
+const skipped = CPU_ONLY ? ` (${CPU_ONLY})` : '';
+
+describe.skipIf(CPU_ONLY)(`an adapter over f32 weights gives what W + scale · B A gives${skipped}`, () => {
   for (const name of MODULES)
     test(name, async () => {
       const pairs = pairsOf([name], 3, TINY);
@@ -231,7 +234,7 @@ describe('an adapter over f32 weights gives what W + scale · B A gives', () => 
   });
 });
 
-describe('an adapter over compressed weights', () => {
+describe.skipIf(CPU_ONLY)(`an adapter over compressed weights${skipped}`, () => {
   /** Half of the weights are left, and all of them are codes that the format holds exactly: only activations are rounded. */
   const sparse = (weights: 'bf16' | 'i8' | 'i4') => (name: string, values: Float32Array) => {
     const matrix = name.includes('_proj');
@@ -280,7 +283,7 @@ describe('an adapter over compressed weights', () => {
     });
 });
 
-describe('base and two adapters in one batch', async () => {
+describe.skipIf(CPU_ONLY)(`base and two adapters in one batch${skipped}`, async () => {
   const base = await tiny();
   const adapters = [
     openAdapter('a', kept(new AdapterFolder(pairsOf(MODULES, 11, TINY))).path, base),
@@ -418,7 +421,7 @@ describe('base and two adapters in one batch', async () => {
   });
 });
 
-describe('the addon trusts no description of an adapter', async () => {
+describe.skipIf(CPU_ONLY)(`the addon trusts no description of an adapter${skipped}`, async () => {
   const base = await tiny();
   const opened = openAdapter('x', kept(new AdapterFolder(pairsOf(MODULES, 13, TINY))).path, base);
   type Opened = typeof opened;
@@ -494,11 +497,11 @@ describe('the addon trusts no description of an adapter', async () => {
     expect(() => engine.openSlot(0, GREEDY, tokens(1, 3), NONE, 1)).toThrow(/the adapter must be 0 to 0/);
     expect(() => engine.openSlot(0, GREEDY, tokens(1, 3), NONE, 'x')).toThrow(TypeError);
   });
+});
 
-  test('on a GPU', async () => {
-    await expect(load({ adapters: [opened], device: 'cuda' }, base)).rejects.toThrow(
-      /served on the CPU only/,
-    );
-    expect((await load({ adapters: [opened], device: 'auto' }, base)).info.device).toBe('cpu');
-  });
+test('a GPU refuses adapters, with or without one in the machine; `auto` takes the CPU for them', async () => {
+  const base = await tiny();
+  const adapters = [openAdapter('x', kept(new AdapterFolder(pairsOf(MODULES, 13, TINY))).path, base)];
+  await expect(load({ adapters, device: 'cuda' }, base)).rejects.toThrow(/served on the CPU only/);
+  expect((await load({ adapters, device: 'auto' }, base)).info.device).toBe('cpu');
 });
