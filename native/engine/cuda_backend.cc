@@ -13,6 +13,8 @@ namespace {
 constexpr uint32_t kMostRows = 1024, kMostLogitRows = 32;
 // Below so many zeros the dense product of the library is faster for one token, too.
 constexpr double kMinZeros = 0.35, kNever = 2;
+// Least memory of the device that the KV cache leaves to others.
+constexpr uint64_t kOtherBytes = uint64_t{1} << 30;
 
 cuda::KvElement kv_element(KvType type) {
   if (type == KvType::f16) return cuda::KvElement::f16;
@@ -95,6 +97,13 @@ class CudaBackend final : public Backend {
     max_logit_rows_ = kMostLogitRows;
     shape.max_rows = max_rows_, shape.max_logit_rows = max_logit_rows_;
     shape.max_positions = static_cast<uint32_t>(options.max_model_len);
+    const EngineOptions fitting = within_free_memory(options);
+    if (fitting.kv_bytes < options.kv_bytes) {
+      info_.kv_blocks = kv_block_count(block_bytes, fitting);
+      info_.warnings.push_back("the GPU has " + std::to_string(fitting.kv_bytes >> 20) +
+                               " MiB left for the KV cache, and not the " +
+                               std::to_string(options.kv_bytes >> 20) + " MiB asked for");
+    }
     shape.blocks = info_.kv_blocks;
     runner_ =
         std::make_unique<cuda::Runner>(std::move(shape), std::move(embedding), uploaded(weights.final_norm),
@@ -130,11 +139,26 @@ class CudaBackend final : public Backend {
       info_.weights.decode_bytes += matrix.decode_bytes();
       info_.weights.zeros += static_cast<uint64_t>((1 - matrix.density()) * static_cast<double>(m.rows) *
                                                    static_cast<double>(m.cols));
-      info_.weights.formats[matrix.sparse() ? std::string(linear::name_of(m.format)) + "-sparse" : "bf16"] +=
-          matrix.bytes();
+      info_.weights.formats[format_name(m.format, matrix.sparse())] += matrix.bytes();
       part.packed = {};
     }
     return to;
+  }
+
+  // Dense weights are held as bf16; that they were rounded to fewer bits before still shows.
+  static std::string format_name(linear::Format format, bool sparse) {
+    const std::string name = linear::name_of(format);
+    if (sparse) return name + "-sparse";
+    return format == linear::Format::f32 || format == linear::Format::bf16 ? "bf16" : name + "-as-bf16";
+  }
+
+  // What the weights leave of the device's memory bounds the cache; workspaces, graphs and the library need a share, too.
+  static EngineOptions within_free_memory(EngineOptions options) {
+    size_t free = 0, total = 0;
+    cuda::check(cudaMemGetInfo(&free, &total), "asking for free memory");
+    const uint64_t others = std::max<uint64_t>(kOtherBytes, total / 16);
+    options.kv_bytes = std::min<uint64_t>(options.kv_bytes, free > others ? free - others : 0);
+    return options;
   }
 
   cuda::DeviceBuffer embedding_rows(const linear::Matrix& m) {
