@@ -19,9 +19,12 @@ struct DecodeShared {
     query = values + kDecodeSplit * dim * 2;
     scores = query + Group * dim * 4;
     turns = scores + Group * kDecodeSplit * 4;
-    sums = turns + dim * 4;
-    weights = sums + parts * Group * (dim + 2) * 4;
-    bytes = weights + Group * kMostDecodeSplits * 4;
+    weights = turns + dim * 4;
+    // The parts' sums come when the keys have been read: their place, where it holds them, lets one more block run beside others.
+    const uint32_t end = weights + Group * kMostDecodeSplits * 4, need = parts * Group * (dim + 2) * 4;
+    const bool over_keys = need <= kDecodeSplit * dim * 2;
+    sums = over_keys ? keys : end;
+    bytes = over_keys ? end : end + need;
   }
 };
 
@@ -40,39 +43,49 @@ __global__ void __launch_bounds__(kAttendThreads)
                  half = dim / 2;
   const uint32_t thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
   const uint32_t pieces = dim / kPiece, parts = kAttendThreads / pieces;
+  const uint32_t piece = thread % pieces, part = thread / pieces;
   const DecodeShared<T, Group> place(dim);
   T* const keys = reinterpret_cast<T*>(bytes + place.keys);              // [kDecodeSplit][dim]
   T* const values = reinterpret_cast<T*>(bytes + place.values);          // [kDecodeSplit][dim]
   float* const query = reinterpret_cast<float*>(bytes + place.query);    // [Group][dim]
   float* const scores = reinterpret_cast<float*>(bytes + place.scores);  // [Group][kDecodeSplit]
   float2* const turns = reinterpret_cast<float2*>(bytes + place.turns);  // [half] cosine, sine
-  float* const sums =
-      reinterpret_cast<float*>(bytes + place.sums);  // [warps][Group], then [parts][Group][dim + 2]
-  float* const weights = reinterpret_cast<float*>(bytes + place.weights);  // [Group][splits]
+  float* const sums = reinterpret_cast<float*>(bytes + place.sums);      // [parts][Group][dim + 2]
+  float* const weights =
+      reinterpret_cast<float*>(bytes + place.weights);  // [warps][Group], then [Group][splits]
   let_next_start();
 
   // Rows and tables were copied before the step's first kernel, and the cache's earlier rows in earlier steps.
-  const int32_t position = rows.positions[row];
+  const int32_t position = rows.positions[row], table_of_row = rows.tables[row];
   const uint32_t context = position < 0 ? 0 : static_cast<uint32_t>(position) + 1;
   const uint32_t oldest =
       shape.sliding_window && context > shape.sliding_window ? context - shape.sliding_window : 0;
   const uint32_t begin = max(split * kDecodeSplit, oldest), end = min((split + 1) * kDecodeSplit, context);
   const bool live = begin < end, newest = live && end == context;
   if (live) {
+    // The split's blocks at once, then pieces in turn: a thread keeps its piece of every parts-th position.
+    constexpr uint32_t kBlocks = kDecodeSplit / kBlockTokens;
+    const uint32_t first_block = split * kBlocks, stored = newest ? end - 1 : end;
     const int32_t* const table =
-        rows.block_tables + static_cast<size_t>(rows.tables[row]) * rows.table_stride;
-    const uint4* const all_keys = static_cast<const uint4*>(kv.keys);
-    const uint4* const all_values = static_cast<const uint4*>(kv.values);
-    const uint32_t stored = (newest ? end - 1 : end) - begin;
-    for (uint32_t i = thread; i < stored * pieces; i += kAttendThreads) {
-      const uint32_t p = begin + i / pieces;
-      const size_t at =
-          ((static_cast<size_t>(table[p / kBlockTokens]) * kv.kv_heads + kv_head) * kBlockTokens +
-           p % kBlockTokens) *
-              pieces +
-          i % pieces;
-      copy_async16(shared_address(bytes) + place.keys + i * 16, all_keys + at);
-      copy_async16(shared_address(bytes) + place.values + i * 16, all_values + at);
+        rows.block_tables + static_cast<size_t>(table_of_row) * rows.table_stride + first_block;
+    int32_t blocks[kBlocks];
+#pragma unroll
+    for (uint32_t b = 0; b < kBlocks; ++b) blocks[b] = (first_block + b) * kBlockTokens < end ? table[b] : 0;
+    const uint4* const all_keys = static_cast<const uint4*>(kv.keys) + piece;
+    const uint4* const all_values = static_cast<const uint4*>(kv.values) + piece;
+    if (part < parts) {
+#pragma unroll 4
+      for (uint32_t p = begin + part; p < stored; p += parts) {
+        const uint32_t b = p / kBlockTokens - first_block;
+        int32_t block = blocks[0];
+#pragma unroll
+        for (uint32_t k = 1; k < kBlocks; ++k) block = b == k ? blocks[k] : block;
+        const size_t at =
+            ((static_cast<size_t>(block) * kv.kv_heads + kv_head) * kBlockTokens + p % kBlockTokens) * pieces;
+        const uint32_t to = ((p - begin) * pieces + piece) * 16;
+        copy_async16(shared_address(bytes) + place.keys + to, all_keys + at);
+        copy_async16(shared_address(bytes) + place.values + to, all_values + at);
+      }
     }
     copy_async_commit();
     for (uint32_t d = thread; d < half; d += kAttendThreads) {
@@ -81,9 +94,10 @@ __global__ void __launch_bounds__(kAttendThreads)
       turns[d] = make_float2(cosine * in.attention_scale, sine * in.attention_scale);
     }
   }
+  // A split beyond the context has nothing to wait for; the blocks that do hold back the kernel after this one.
+  if (!live && (position >= 0 || split > 0)) return;
   wait_for_inputs();
   if (!live) {
-    if (position >= 0 || split > 0) return;
     for (uint32_t i = thread; i < Group * dim; i += kAttendThreads)
       out[static_cast<size_t>(row) * stride + kv_head * Group * dim + i] = __float2bfloat16(0.0f);
     return;
@@ -97,7 +111,7 @@ __global__ void __launch_bounds__(kAttendThreads)
     query[g * dim + d] = turned.x * shape.scale, query[g * dim + half + d] = turned.y * shape.scale;
   }
   if (newest) {
-    const size_t at = page_row(kv, rows, rows.tables[row], position, kv_head);
+    const size_t at = page_row(kv, rows, table_of_row, position, kv_head);
     const float* const key = from + (shape.heads + kv_head) * dim;
     const float* const value = key + kv.kv_heads * dim;
     T* const my_key = keys + (end - 1 - begin) * dim;
@@ -124,14 +138,14 @@ __global__ void __launch_bounds__(kAttendThreads)
     const uint32_t p = p0 + lane / 8;
     float dot[Group] = {};
     if (p < count) {
-      for (uint32_t piece = eighth; piece < pieces; piece += 8) {
-        const uint4 key = *reinterpret_cast<const uint4*>(keys + p * dim + piece * kPiece);
+      for (uint32_t q = eighth; q < pieces; q += 8) {
+        const uint4 key = *reinterpret_cast<const uint4*>(keys + p * dim + q * kPiece);
 #pragma unroll
         for (uint32_t i = 0; i < 4; ++i) {
           const float2 k = widen(i == 0 ? key.x : i == 1 ? key.y : i == 2 ? key.z : key.w, kType);
 #pragma unroll
           for (int g = 0; g < Group; ++g) {
-            const float2 part = *reinterpret_cast<const float2*>(query + g * dim + piece * kPiece + 2 * i);
+            const float2 part = *reinterpret_cast<const float2*>(query + g * dim + q * kPiece + 2 * i);
             dot[g] = fmaf(k.y, part.y, fmaf(k.x, part.x, dot[g]));
           }
         }
@@ -151,20 +165,19 @@ __global__ void __launch_bounds__(kAttendThreads)
   for (int g = 0; g < Group; ++g) {
 #pragma unroll
     for (int o = 16; o; o >>= 1) most[g] = fmaxf(most[g], __shfl_xor_sync(~0u, most[g], o));
-    if (lane == 0) sums[warp * Group + g] = most[g];
+    if (lane == 0) weights[warp * Group + g] = most[g];
   }
   __syncthreads();
 #pragma unroll
   for (int g = 0; g < Group; ++g) {
     most[g] = -INFINITY;
-    for (uint32_t w = 0; w < kAttendThreads / 32; ++w) most[g] = fmaxf(most[g], sums[w * Group + g]);
+    for (uint32_t w = 0; w < kAttendThreads / 32; ++w) most[g] = fmaxf(most[g], weights[w * Group + g]);
     for (uint32_t p = thread; p < count; p += kAttendThreads)
       scores[g * kDecodeSplit + p] = __expf(scores[g * kDecodeSplit + p] - most[g]);
   }
   __syncthreads();
 
   // Values: a thread takes a piece of every parts-th position.
-  const uint32_t piece = thread % pieces, part = thread / pieces;
   if (part < parts) {
     float sum[Group][kPiece] = {}, total[Group] = {};
     for (uint32_t p = part; p < count; p += parts) {
