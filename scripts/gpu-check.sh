@@ -8,6 +8,7 @@
 #     kernels   linear kernels against float64
 #     models    random models on GPU and CPU, --deterministic, and goldens where a model is there
 #     serve     `serve --device cuda` (DEVICE) of Llama-2-7B's shape (SHAPE) under `bench serve`, dense and sparse
+#     torch     a decode loop of 7B in PyTorch and one CUDA graph, for `serve` to be compared with (PYTHON, python3 unless set)
 #     bench     linear kernels against cuBLAS (BENCH_TUNE=1: the best launch of all beside the planned one)
 #     sanitize  compute-sanitizer, memcheck and racecheck, on a small part of the kernels
 #     suite     engine and server tests with FILIGREE_TEST_DEVICE=cuda
@@ -20,6 +21,7 @@ cd "$(dirname "$0")/.."
 OUT=${OUT:-$PWD/gpu-check}
 SCRATCH=${SCRATCH:-$(mktemp -d)}
 NODE=${NODE:-node}
+PYTHON=${PYTHON:-python3}
 SHAPE=${SHAPE:-7b}
 export FILIGREE_CUDA=ON FILIGREE_CUDA_ARCHITECTURES=${FILIGREE_CUDA_ARCHITECTURES:-90a-real}
 mkdir -p "$OUT"
@@ -28,8 +30,8 @@ programs=build/test-cuda
 stage() { # name, seconds, command...
   local name=$1 limit=$2 start=$SECONDS status
   shift 2
-  export -f build layers kernels models serve serve_row bench sanitize suite e2e vitest
-  export OUT SCRATCH NODE SHAPE programs
+  export -f build layers kernels models serve serve_row torch bench sanitize suite e2e vitest
+  export OUT SCRATCH NODE PYTHON SHAPE programs
   timeout -k 5 "$limit" bash -c "$*" >"$OUT/$name.log" 2>&1
   status=$?
   local what=ok
@@ -52,8 +54,11 @@ kernels() { $programs/filigree_cuda_kernels_test; }
 
 vitest() { FILIGREE_TEST_DEVICE=cuda "$NODE" node_modules/vitest/vitest.mjs run --reporter=verbose "$@"; }
 models() { vitest test/conformance/devices.test.ts; }
-suite() { vitest test/binding test/unit/server test/stress/real-model.test.ts; }
+# Kubernetes manifests have nothing to do with a device.
+suite() { vitest test/binding test/unit/server test/stress/real-model.test.ts --exclude '**/manifests.test.ts'; }
 e2e() { vitest test/e2e/commands.test.ts test/e2e/tools.test.ts test/e2e/neighbours.test.ts test/e2e/openapi.test.ts; }
+
+torch() { "$PYTHON" bench/torch_decode.py; }
 
 bench() {
   local tune=${BENCH_TUNE:-0}
@@ -114,7 +119,7 @@ serve() {
   return $status
 }
 
-[ $# -gt 0 ] || set -- build layers kernels models serve bench sanitize suite e2e
+[ $# -gt 0 ] || set -- build layers kernels models serve torch bench sanitize suite e2e
 for name in "$@"; do
   case $name in
     build) stage build 240 build ;;
@@ -122,6 +127,7 @@ for name in "$@"; do
     kernels) stage kernels 150 kernels ;;
     models) stage models 200 models ;;
     serve) stage serve "${SERVE_LIMIT:-330}" serve ;;
+    torch) stage torch 120 torch ;;
     bench) stage bench 240 bench ;;
     sanitize) stage sanitize 400 sanitize ;;
     suite) stage suite 240 suite ;;
