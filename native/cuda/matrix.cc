@@ -5,6 +5,7 @@
 
 #include "base/half.h"
 #include "cuda/layers.h"
+#include "cuda/narrow.h"
 #include "formats/packed_matrix.h"
 
 namespace filigree::cuda {
@@ -12,6 +13,9 @@ namespace {
 
 // Rows of one expansion on the host, for what has no codes that the device knows (f32, 4 bits with a minimum).
 constexpr uint32_t kHostRows = 256;
+// From here on a row has blocks enough (mma_tiles.h) that an outlier among a token's activations coarsens a quarter of them at most
+// when they are rounded to i8. Narrower matrices keep bf16: they are no matter of bandwidth.
+constexpr uint32_t kRoundedColumns = 2048;
 
 size_t code_bytes(const linear::Matrix& m) {
   return size_t{linear::panel_count(m)} / linear::panels_per_unit(m.format) * linear::tile_count(m) * 64;
@@ -79,13 +83,25 @@ void DeviceMatrix::pack_sparse(const PanelCodes* panels, const RowCodes& flat, V
   const Tiles layout = two_four ? Tiles::two_four : Tiles::bitmask;
   if (kind == Values::bf16) {
     tiles_ = panels ? pack_tiles(*panels, layout) : pack_tiles(flat, layout);
+  } else if (kind == Values::i8 && cols_ >= kRoundedColumns) {
+    tiles_ = pack_tiles(*panels, layout);
+    tiles_.view.row_scales = row_scales_.as<float>();
   } else {
     // i8 codes without their scales are exact in bf16; i4 weights are rounded to it.
     const DeviceBuffer wide = expand_codes(*panels, nullptr, unit_scales_.as<uint16_t>(), group);
-    tiles_ = pack_tiles(RowCodes{Values::bf16, rows_, cols_, wide.data()}, layout);
-    tiles_.view.row_scales = row_scales_.as<float>();
+    if (kind == Values::i4 && cols_ >= kRoundedColumns) {
+      const DeviceBuffer narrow(size_t{rows_} * cols_, "weights");
+      tile_scales_ = DeviceBuffer(size_t{rows_} * sizeof(float), "weights");
+      check(narrow_rows(wide.data(), rows_, cols_, narrow.as<int8_t>(), tile_scales_.as<float>(), nullptr),
+            "narrowing weights");
+      tiles_ = pack_tiles(RowCodes{Values::i8, rows_, cols_, narrow.data()}, layout);
+      tiles_.view.row_scales = tile_scales_.as<float>();
+    } else {
+      tiles_ = pack_tiles(RowCodes{Values::bf16, rows_, cols_, wide.data()}, layout);
+      tiles_.view.row_scales = row_scales_.as<float>();
+    }
   }
-  bytes_ = tiles_.stored_bytes + row_scales_.size() + unit_scales_.size();
+  bytes_ = tiles_.stored_bytes + row_scales_.size() + unit_scales_.size() + tile_scales_.size();
   if (options_.deterministic) {
     decode_bytes_ = bytes_;
     return;
@@ -97,7 +113,8 @@ void DeviceMatrix::pack_sparse(const PanelCodes* panels, const RowCodes& flat, V
   lanes_.view.unit_scales = unit_scales_.as<uint16_t>();
   // As measured (docs/gpu.md): 2:4 tiles beat row lanes of bf16 from one token on, those of i8 and i4 from two.
   lane_tokens_ = !two_four ? 4 : kind == Values::bf16 ? 0 : 1;
-  tile_tokens_ = two_four || density_ < 0.4 ? 32 : 16;
+  // Expanding costs more than a second pass, at 50 % zeros, too.
+  tile_tokens_ = 64;
   bytes_ += lanes_.values.size() + lanes_.distances.size() + lanes_.counts.size();
   decode_bytes_ = (lane_tokens_ > 0 ? lanes_.stored_bytes : tiles_.stored_bytes) + row_scales_.size() +
                   unit_scales_.size();

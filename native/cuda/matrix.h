@@ -14,9 +14,9 @@ namespace filigree::cuda {
 //   sparse         1 to 4 tokens: row lanes; up to tile_tokens: tiles; more: expanded into a workspace, then cuBLASLt
 //   dense          bf16, cuBLASLt; without it dense tiles, 32 tokens at a time
 //   deterministic  tiles, whatever the number of tokens, K always cut alike: a token's sum does not know its neighbours
-// Row lanes keep the format (bf16, i8, i4); one token is rounded to i8 for i8 and i4 weights, others are bf16. Tiles hold bf16, as
-// bitmask, or 2:4 where the matrix is: the weights themselves, or i8 codes, which are exact in bf16, with a scale a row; i4 weights
-// rounded to bf16.
+// Row lanes keep the format (bf16, i8, i4); one token is rounded to i8 for i8 and i4 weights, others are bf16. Tiles are bitmask, or
+// 2:4 where the matrix is: bf16 weights, or i8 codes, which meet activations rounded to i8. Of i4 weights the tiles hold i8 codes, too,
+// with a scale a row: 18 steps to one of a group as large as its row. In narrow matrices tiles hold bf16.
 struct MatrixOptions {
   DeviceLimits device;
   bool have_blas = false;
@@ -65,7 +65,7 @@ class DeviceMatrix {
   double density_ = 1;
   uint64_t bytes_ = 0, decode_bytes_ = 0;
   uint32_t lane_tokens_ = 0, tile_tokens_ = 0;  // most for each
-  DeviceBuffer row_scales_, unit_scales_, dense_;
+  DeviceBuffer row_scales_, unit_scales_, tile_scales_, dense_;
   PackedRowLanes lanes_;
   PackedTiles tiles_;
 };

@@ -65,8 +65,9 @@ RowLanesPlan plan_row_lanes(const RowLanesShape& m, uint32_t tokens, bool i8_inp
 uint32_t tile_shared_bytes(const TileMatrix& m, const TilePlan& p) {
   const uint32_t windows = m.tiles == Tiles::bitmask ? m.most * values_per_chunk(m.kind) * 128 : 0;
   const uint32_t pad = m.tiles == Tiles::two_four ? 16 : 64;
+  const uint32_t scales = m.kind == Values::i8 ? p.slice_blocks * 4 : 0;
   return p.warps * (windows + p.stages * m.most_bytes) +
-         p.token_tiles * 8 * (p.slice_blocks * block_row_bytes(m) + pad);
+         p.token_tiles * 8 * (p.slice_blocks * block_row_bytes(m) + pad + scales);
 }
 
 size_t partial_floats(const TileMatrix& m, uint32_t tokens, const TilePlan& plan) {

@@ -84,6 +84,9 @@ FILIGREE_DEVICE uint32_t shared_u32_ordered(uint32_t a) {
   asm volatile("ld.shared.u32 %0,[%1];" : "=r"(v) : "r"(a));
   return v;
 }
+FILIGREE_DEVICE void store_shared_u64(uint32_t address, uint32_t low, uint32_t high) {
+  asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(address), "r"(low), "r"(high) : "memory");
+}
 FILIGREE_DEVICE void store_shared_u32(uint32_t a, uint32_t v) {
   asm volatile("st.shared.u32 [%0],%1;" ::"r"(a), "r"(v) : "memory");
 }

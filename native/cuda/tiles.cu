@@ -18,6 +18,28 @@ struct Arguments {
   uint32_t slice_blocks, slices, blocks_per_slice;
 };
 
+// 512 columns of a row of bf16 as i8 in shared memory at `to`, by a warp: columns 8 lane .. and 256 + 8 lane .. in `low` and `high`.
+// Returns the scale, which NaN or an infinity among them makes NaN or infinite.
+FILIGREE_DEVICE float round_block(const uint4& low, const uint4& high, uint32_t to, int lane) {
+  uint32_t most = 0;
+  const uint32_t words[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+  for (int i = 0; i < 8; ++i) most = __vmaxu2(most, words[i] & 0x7fff7fffu);
+  most = __reduce_max_sync(~0u, max(most >> 16, most & 0xffffu));
+  const float largest = __uint_as_float(most << 16), inverse = most ? 127.0f / largest : 0.0f;
+  uint32_t codes[4] = {};
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const int even = __float2int_rn(__uint_as_float(words[i] << 16) * inverse),
+              odd = __float2int_rn(__uint_as_float(words[i] & 0xffff0000u) * inverse);
+    codes[i / 2] |= (static_cast<uint32_t>(even & 255) | static_cast<uint32_t>(odd & 255) << 8)
+                    << (16 * (i % 2));
+  }
+  store_shared_u64(to + lane * 8, codes[0], codes[1]);
+  store_shared_u64(to + 256 + lane * 8, codes[2], codes[3]);
+  return largest / 127.0f;
+}
+
 template <Values Kind, class Tile, int TokenTiles, int Warps, int Stages>
 __global__ void __launch_bounds__(Warps * 32, 1) tiles_kernel(const Arguments a) {
   __shared__ __align__(8) uint64_t barriers[Warps * Stages];
@@ -33,7 +55,7 @@ __global__ void __launch_bounds__(Warps * 32, 1) tiles_kernel(const Arguments a)
   const uint32_t first_tile = within + warp * a.blocks_per_slice;
   const int mine =
       first_tile < tiles ? static_cast<int>((tiles - first_tile + tile_step - 1) / tile_step) : 0;
-  const int total = mine * static_cast<int>(wide);
+  const int steps = mine * static_cast<int>(wide);
 
   const uint32_t stage_bytes = a.m.most_bytes;
   const uint32_t windows = warp * Tile::kWarpShared;
@@ -48,7 +70,7 @@ __global__ void __launch_bounds__(Warps * 32, 1) tiles_kernel(const Arguments a)
   int known = 0;
   const auto look_up = [&](int from) {
     const int i = from + lane;
-    if (i < total) {
+    if (i < steps) {
       const size_t block =
           static_cast<size_t>(first_tile + static_cast<uint32_t>(i) / wide * tile_step) * columns +
           first_column + static_cast<uint32_t>(i) % wide;
@@ -65,7 +87,7 @@ __global__ void __launch_bounds__(Warps * 32, 1) tiles_kernel(const Arguments a)
   };
 #pragma unroll
   for (int s = 0; s < Stages; ++s) {
-    if (s < total) {
+    if (s < steps) {
       fill(s);
     } else {
       ring.skip();
@@ -74,7 +96,39 @@ __global__ void __launch_bounds__(Warps * 32, 1) tiles_kernel(const Arguments a)
 
   wait_for_inputs();
   const uint32_t row_bytes = a.slice_blocks * kBlockCols * kElement + Tile::kRowPad;
-  {
+  // i8: of every token and block, [block][token].
+  const uint32_t scales = x0 + TokenTiles * 8 * row_bytes;
+  if (Kind == Values::i8 && !a.x.scales) {
+    constexpr uint32_t kTokens = TokenTiles * 8, kAtOnce = 4;
+    const uint32_t edge = a.x.stride / 8;
+    const uint4* const x = static_cast<const uint4*>(a.x.data) + first_column * (kBlockCols / 8) + lane;
+    for (uint32_t from = warp; from < kTokens * wide; from += Warps * kAtOnce) {
+      uint4 low[kAtOnce], high[kAtOnce];
+#pragma unroll
+      for (uint32_t u = 0; u < kAtOnce; ++u) {
+        const uint32_t i = from + u * Warps, token = i % kTokens, block = i / kTokens;
+        low[u] = high[u] = make_uint4(0, 0, 0, 0);
+        if (block < wide && token < a.x.tokens) {
+          const uint4* const mine = x + static_cast<size_t>(token) * edge + block * (kBlockCols / 8);
+          low[u] = __ldcg(mine), high[u] = __ldcg(mine + 32);
+        }
+      }
+#pragma unroll
+      for (uint32_t u = 0; u < kAtOnce; ++u) {
+        const uint32_t i = from + u * Warps, token = i % kTokens, block = i / kTokens;
+        if (block >= wide) break;
+        const float scale = round_block(
+            low[u], high[u], shared_address(shared) + x0 + token * row_bytes + block * kBlockCols, lane);
+        if (lane == 0) *reinterpret_cast<float*>(shared + scales + i * 4) = scale;
+      }
+    }
+  } else {
+    if (Kind == Values::i8) {
+      for (uint32_t i = threadIdx.x; i < TokenTiles * 8 * wide; i += Warps * 32) {
+        const uint32_t token = i % (TokenTiles * 8);
+        *reinterpret_cast<float*>(shared + scales + i * 4) = token < a.x.tokens ? a.x.scales[token] : 0.0f;
+      }
+    }
     const uint32_t pieces = wide * kBlockCols * kElement / 16, edge = a.x.stride * kElement / 16;
     const uint32_t first = first_column * kBlockCols * kElement / 16;
     const uint4* const x = static_cast<const uint4*>(a.x.data);
@@ -92,17 +146,18 @@ __global__ void __launch_bounds__(Warps * 32, 1) tiles_kernel(const Arguments a)
   __syncthreads();
 
   Sum sum[TokenTiles][4] = {};
+  float total[TokenTiles][4] = {};  // i8: of the blocks so far, with their scales
   Tile tile;
   tile.start(windows, lane);
   uint32_t row_tile = first_tile, column = 0;
   const uint32_t my_x = x0 + Tile::x_offset(row_bytes, lane);
-  for (int i = 0; i < total; ++i) {
+  for (int i = 0; i < steps; ++i) {
     ring.wait(i);
     const uint32_t stage = stages + (i % Stages) * stage_bytes;
     tile.take(stage, lane);
     // A bitmask block is in registers and windows now, and its stage can be filled while it is multiplied.
     if constexpr (Tile::kWarpShared > 0) {
-      if (i + Stages < total) {
+      if (i + Stages < steps) {
         fill(i + Stages);
       } else {
         ring.skip();
@@ -111,10 +166,22 @@ __global__ void __launch_bounds__(Warps * 32, 1) tiles_kernel(const Arguments a)
     tile.template multiply<TokenTiles>(stage, my_x + column * kBlockCols * kElement, row_bytes, lane, sum);
     if constexpr (Tile::kWarpShared == 0) {
       __syncwarp();
-      if (i + Stages < total) {
+      if (i + Stages < steps) {
         fill(i + Stages);
       } else {
         ring.skip();
+      }
+    }
+    if constexpr (Kind == Values::i8) {
+#pragma unroll
+      for (int n = 0; n < TokenTiles; ++n) {
+        const float2 scale =
+            *reinterpret_cast<const float2*>(shared + scales + (column * TokenTiles * 8 + n * 8 + t * 2) * 4);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          total[n][j] = fmaf(j & 1 ? scale.y : scale.x, static_cast<float>(sum[n][j]), total[n][j]);
+          sum[n][j] = 0;
+        }
       }
     }
     if (++column < wide) continue;
@@ -127,9 +194,9 @@ __global__ void __launch_bounds__(Warps * 32, 1) tiles_kernel(const Arguments a)
         if (token < a.x.tokens) {
           __stcg(
               a.partials + ((static_cast<size_t>(row_tile) * a.slices + slice) * a.x.tokens + token) * 16 + r,
-              static_cast<float>(sum[n][j]));
+              Kind == Values::i8 ? total[n][j] : static_cast<float>(sum[n][j]));
         }
-        sum[n][j] = 0;
+        sum[n][j] = 0, total[n][j] = 0;
       }
     }
     row_tile += tile_step;
@@ -149,7 +216,6 @@ __global__ void __launch_bounds__(256) join_kernel(const Arguments a) {
   float up_scale = live && pairs && a.m.row_scales ? a.m.row_scales[row + 16] : 1.0f;
   wait_for_inputs();
   if (!live) return;
-  if (a.x.scales) scale *= a.x.scales[token], up_scale *= a.x.scales[token];
   const auto total = [&](uint32_t of) {
     const float* from = a.partials + static_cast<size_t>(of) * a.slices * per_tile + in;
     float s = 0;
