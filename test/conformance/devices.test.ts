@@ -1,8 +1,10 @@
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterEach, describe, expect, test } from 'vitest';
 import { randomModel } from '../../bench/shapes.js';
 import { GREEDY, type StepEntry } from '../../src/engine/model-runner.js';
-import { type ModelManifest, openModel } from '../../src/model/index.js';
+import { cacheFolder, type ModelManifest, openModel } from '../../src/model/index.js';
 import { loadNativeRunner, type NativeOptions, type NativeRunner } from '../../src/native/index.js';
 import { Tokenizer } from '../../src/tokenizer/index.js';
 import { DEVICE } from '../device.js';
@@ -217,6 +219,48 @@ describe.skipIf(withoutGoldens)(
       const { logprobs } = await score(gpu, text.subarray(0, 512), { chunk: 1 });
       const chunked = await score(gpu, text.subarray(0, 512));
       expect(Math.abs(mean(logprobs) / mean(chunked.logprobs) - 1)).toBeLessThan(3e-3);
+    });
+  },
+);
+
+const QWEN =
+  process.env.FILIGREE_TEST_QWEN ?? join(cacheFolder(), 'models', 'qwen2.5-coder-1.5b-q4_k_m.gguf');
+const withoutQwen = without ?? missing(QWEN);
+describe.skipIf(withoutQwen)(
+  `Qwen2.5-Coder-1.5B on a GPU against the CPU${withoutQwen ? ` (${withoutQwen})` : ''}`,
+  () => {
+    test('prompts of code: logits near, the same likeliest token; log-likelihoods within 0.3 %, token by token, too', {
+      timeout: 300_000,
+    }, async () => {
+      const manifest = await openModel(QWEN);
+      const options = { maxModelLen: 1024, maxSlots: 1 };
+      const [cpu, gpu] = [await load(manifest, 'cpu', options), await load(manifest, 'cuda', options)];
+      const tokenizer = Tokenizer.create(manifest.tokenizer);
+      const source = readFileSync(fileURLToPath(import.meta.url), 'utf8');
+      const text = Int32Array.from(tokenizer.encode(source)).subarray(0, 600);
+      for (const length of [7, 64, 257, 600]) {
+        const tokens = text.subarray(0, length);
+        const rows: Float32Array[] = [];
+        for (const runner of [cpu, gpu]) {
+          runner.openSlot(0, GREEDY, tokens, NONE);
+          rows.push((await logits(runner, [entry(0, tokens, 0, options.maxModelLen)]))[0]!);
+        }
+        const [theirs, ours] = rows as [Float32Array, Float32Array];
+        const [apart] = distances([ours], [theirs]) as [number];
+        console.log(`${length} tokens: ${apart.toExponential(2)} from each other`);
+        expect(apart, `${length} tokens`).toBeLessThan(4e-2);
+        const [first, second] = theirs.toSorted((a, b) => b - a) as unknown as [number, number];
+        if (first - second > 0.5)
+          expect(ours.indexOf(ours.reduce((a, b) => Math.max(a, b)))).toBe(theirs.indexOf(first));
+      }
+      const reference = mean((await score(cpu, text)).logprobs);
+      for (const chunk of [1024, 1]) {
+        const found = mean((await score(gpu, text, { chunk })).logprobs);
+        console.log(
+          `mean log-likelihood ${found.toFixed(5)}, the CPU ${reference.toFixed(5)}, chunks of ${chunk}`,
+        );
+        expect(Math.abs(found / reference - 1), `chunks of ${chunk}`).toBeLessThan(3e-3);
+      }
     });
   },
 );
