@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "grammar/automaton.h"
+#include "grammar/character_runs.h"
 #include "grammar/token_walk.h"
 #include "grammar/vocabulary.h"
 
@@ -16,7 +18,7 @@ namespace filigree::grammar {
 // What one state allows, whatever called its rule: computed once, by a walk through the vocabulary's trie.
 struct StateMask {
   TokenMask tokens;              // that end inside the rule, or exactly at its end
-  bool cut = false;              // the walk left plain tokens out, which are known
+  const TokenTrie* trie;         // that was walked: without the tokens of a class that are known as a whole
   std::vector<uint32_t> leaves;  // nodes of the trie walked at which the rule ended with bytes left
 };
 
@@ -45,8 +47,6 @@ class Grammar {
   std::shared_ptr<const TokenMask> mask(std::span<const Thread> threads, bool complete);
   std::shared_ptr<const StateMask> state_mask(uint32_t state, bool root);
   void add_thread(Thread thread, TokenMask& mask);
-  const TokenTrie& trie(bool cut) const { return cut ? vocabulary_->not_plain() : vocabulary_->all(); }
-  int32_t plain_run(uint32_t state, bool root);
 
   struct KeyHash {
     size_t operator()(const std::vector<uint64_t>& key) const;
@@ -55,9 +55,9 @@ class Grammar {
   std::shared_ptr<const Vocabulary> vocabulary_;
   mutable std::mutex mutex_;
   Automaton automaton_;
+  std::array<CharacterRuns, 2> runs_;                                           // of the larger class first
   std::unordered_map<uint64_t, std::shared_ptr<const StateMask>> state_masks_;  // state, root
   std::unordered_map<std::vector<uint64_t>, std::shared_ptr<const TokenMask>, KeyHash> masks_;
-  std::unordered_map<uint64_t, int32_t> runs_;
   TokenWalk walk_;
 };
 

@@ -108,10 +108,22 @@ void TokenWalk::walk_one(const Goal& goal, uint32_t node, Thread thread) {
     spend(1);
     return set(goal.mask, trie, node + 1, end);
   }
+  states_[trie.nodes[node].depth] = thread.state;
+  if (node != 0) return walk_nodes(goal, node + 1, end, thread.stack);
+  for (size_t byte = 0; byte < trie.first.size(); ++byte) {
+    const uint32_t child = trie.first[byte];
+    if (child == 0 || automaton_.step(thread.state, static_cast<uint8_t>(byte)) == Automaton::kDead) continue;
+    walk_nodes(goal, child, trie.nodes[child].end, thread.stack);
+  }
+}
+
+// Siblings and all that is below them; states_ has what one thread was in above them.
+void TokenWalk::walk_nodes(const Goal& goal, uint32_t first_node, uint32_t end, uint32_t stack) {
+  const TokenTrie& trie = goal.trie;
+  const bool root = stack == Automaton::kRoot;
   uint32_t* const states = states_.data();
-  states[trie.nodes[node].depth] = thread.state;
   size_t steps = 0;
-  for (uint32_t i = node + 1; i < end;) {
+  for (uint32_t i = first_node; i < end;) {
     const size_t depth = trie.nodes[i].depth;
     ++steps;
     const int32_t to = automaton_.step(states[depth - 1], trie.nodes[i].byte);
@@ -134,7 +146,7 @@ void TokenWalk::walk_one(const Goal& goal, uint32_t node, Thread thread) {
     }
     const size_t first = threads_.size();
     Automaton::Outcome outcome;
-    automaton_.enter({state, thread.stack}, threads_, first, outcome);
+    automaton_.enter({state, stack}, threads_, first, outcome);
     const bool alive = threads_.size() > first;
     if (alive || outcome.complete || outcome.left) set(goal.mask, trie, i, i + 1);
     if (outcome.left && goal.leaves != nullptr && trie.has_children(i)) goal.leaves->push_back(i);

@@ -50,6 +50,7 @@ class TokenWalk {
 
   void walk(const Goal& goal, uint32_t node, size_t first);
   void walk_one(const Goal& goal, uint32_t node, Thread thread);
+  void walk_nodes(const Goal& goal, uint32_t first_node, uint32_t end, uint32_t stack);
   bool quiet(uint32_t state, bool root) {
     return automaton_.simple(state) || (root && automaton_.calls(state).empty());
   }

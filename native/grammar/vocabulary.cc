@@ -38,6 +38,12 @@ uint32_t plain_characters(std::span<const uint8_t> bytes) {
   return count;
 }
 
+// Letters of a token that holds nothing but letters of ASCII; 0 otherwise.
+uint32_t letters(std::span<const uint8_t> bytes) {
+  const auto is_letter = [](uint8_t byte) { return (byte | 0x20) >= 'a' && (byte | 0x20) <= 'z'; };
+  return std::all_of(bytes.begin(), bytes.end(), is_letter) ? static_cast<uint32_t>(bytes.size()) : 0;
+}
+
 // `order`: tokens sorted by their bytes.
 TokenTrie make_trie(const Vocabulary& vocabulary, const std::vector<uint32_t>& order) {
   TokenTrie trie;
@@ -67,6 +73,7 @@ TokenTrie make_trie(const Vocabulary& vocabulary, const std::vector<uint32_t>& o
       node.first_token = static_cast<uint32_t>(trie.tokens.size());
       node.byte = bytes[i];
       node.depth = static_cast<uint8_t>(i + 1);
+      if (i == 0) trie.first[bytes[i]] = size();
       trie.nodes.push_back(node);
     }
     trie.deepest = std::max(trie.deepest, static_cast<uint32_t>(bytes.size()));
@@ -129,24 +136,30 @@ Vocabulary::Vocabulary(std::span<const uint8_t> bytes, std::span<const uint32_t>
   });
   all_ = make_trie(*this, order);
 
-  std::vector<uint32_t> rest;
-  plain_up_to_.emplace_back(words(), 0);
+  plain_ = std::make_unique<TokenClass>(*this, order, TokenClass::Kind::plain);
+  letters_ = std::make_unique<TokenClass>(*this, order, TokenClass::Kind::letters);
+}
+
+TokenClass::TokenClass(const Vocabulary& vocabulary, const std::vector<uint32_t>& order, Kind kind)
+    : kind_(kind) {
+  std::vector<uint32_t> others;
   std::vector<std::vector<uint32_t>> by_length(1);
   for (const uint32_t token : order) {
-    const uint32_t count = plain_characters(this->bytes(static_cast<int32_t>(token)));
+    const auto bytes = vocabulary.bytes(static_cast<int32_t>(token));
+    const uint32_t count = kind == Kind::plain ? plain_characters(bytes) : letters(bytes);
     if (count == 0) {
-      rest.push_back(token);
+      others.push_back(token);
       continue;
     }
     if (by_length.size() <= count) by_length.resize(count + 1);
     by_length[count].push_back(token);
   }
+  up_to_.emplace_back(vocabulary.words(), 0);
   for (size_t count = 1; count < by_length.size(); ++count) {
-    plain_up_to_.push_back(plain_up_to_.back());
-    for (const uint32_t token : by_length[count])
-      plain_up_to_.back()[token / 64] |= uint64_t{1} << (token % 64);
+    up_to_.push_back(up_to_.back());
+    for (const uint32_t token : by_length[count]) up_to_.back()[token / 64] |= uint64_t{1} << (token % 64);
   }
-  not_plain_ = make_trie(*this, rest);
+  others_ = make_trie(vocabulary, others);
 }
 
 }  // namespace filigree::grammar
