@@ -8,6 +8,7 @@
 #include "compress/alps.h"
 #include "compress/factor.h"
 #include "compress/masks.h"
+#include "compress/refine.h"
 #include "compress/round.h"
 #include "compress/rows.h"
 #include "compress/sweep.h"
@@ -43,8 +44,9 @@ bool needs_statistics(const SolveOptions& options) {
 
 namespace {
 
-// Passes of coordinate descent after GPTQ's sweep; most rows stand still before.
-constexpr int kRefinements = 6;
+// Passes over the blocks after GPTQ's sweep: the steps of 8 bits are so small that little is left to do.
+constexpr int kRefinements4 = 3, kRefinements8 = 1;
+constexpr int kRefitSteps = 10;
 
 using Clock = std::chrono::steady_clock;
 
@@ -134,6 +136,13 @@ SolveReport solve(const SolveContext& context, const SolveOptions& options, Solv
   DampedHessian* hessian = nullptr;
   DenseMatrix original;
   double energy = 0;
+  Mask mask(weight.size(), 1);
+  if (options.keep_mask && options.mask != nullptr) {
+    mask = *options.mask;
+  } else if (!prunes) {
+    // Without pruning, a kept mask is the zeros that are there; a dense matrix has none worth keeping.
+    for (size_t i = 0; options.keep_mask && i < mask.size(); ++i) mask[i] = weight.data()[i] != 0.0f;
+  }
   if (statistics != nullptr) {
     original = DenseMatrix(weight.name, weight.rows, weight.cols);
     std::copy_n(weight.data(), weight.size(), original.data());
@@ -152,22 +161,21 @@ SolveReport solve(const SolveContext& context, const SolveOptions& options, Solv
     }
   }
 
-  Mask mask(weight.size(), 1);
   if (prunes) {
     prune(context, options, input, weight, mask, report);
-  } else if (options.keep_mask && options.mask != nullptr) {
-    mask = *options.mask;
+  } else if (options.keep_mask) {
     apply_mask(context.pool, mask, weight);
-  } else {
-    // Without pruning, a kept mask is the zeros that are there; a dense matrix has none worth keeping.
-    for (size_t i = 0; options.keep_mask && i < mask.size(); ++i) mask[i] = weight.data()[i] != 0.0f;
   }
   if (statistics != nullptr)
     report.error_pruned = report.error =
         relative_error(context, statistics->hessian(), original, weight, energy);
   if (gptq) {
+    // What a mask takes that was not made for these weights has been corrected for by nobody.
+    if (options.keep_mask && options.mask != nullptr)
+      refit(context, hessian->values(), original, mask, kRefitSteps, weight);
     sweep_quantize(context, options.bits, options.group, mask, *hessian, weight, codes);
-    refine_codes(context, hessian->values(), original, mask, kRefinements, weight, codes);
+    refine_codes(context, hessian->values(), original, mask,
+                 options.bits == 4 ? kRefinements4 : kRefinements8, weight, codes);
   } else if (options.bits != 0) {
     codes = round_nearest(weight, options.bits, options.group, scale_rule(options.rounding), context.pool);
     apply_codes(codes, weight, context.pool);

@@ -18,10 +18,4 @@ void sweep_prune(const SolveContext& context, const Pattern& pattern, double spa
 void sweep_quantize(const SolveContext& context, int bits, uint32_t group, const Mask& mask,
                     DampedHessian& hessian, DenseMatrix& weight, Codes& codes);
 
-// Coordinate descent on the codes, scales fixed (QuantEase: Behdin et al., arXiv 2309.01885, eq. 8): each kept weight in turn takes the
-// code that minimizes |(target - weight) X|^2 given all the others. Every change lowers that error; zeros of the mask stay. Up to
-// `sweeps` passes over a row, fewer where nothing moves any more.
-void refine_codes(const SolveContext& context, const float* h, const DenseMatrix& target, const Mask& mask,
-                  int sweeps, DenseMatrix& weight, Codes& codes);
-
 }  // namespace filigree

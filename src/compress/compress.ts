@@ -266,7 +266,7 @@ async function usesBf16(recipe: Recipe, isa: string | undefined): Promise<boolea
 }
 
 function fingerprint(facts: unknown[], ...windows: (TokenWindows | null)[]): string {
-  const hash = createHash('sha256').update(JSON.stringify(['filigree-compress-2', ...facts]));
+  const hash = createHash('sha256').update(JSON.stringify(['filigree-compress-3', ...facts]));
   for (const w of windows)
     hash.update(w === null ? 'none' : Buffer.from(w.ids.buffer, w.ids.byteOffset, w.ids.byteLength));
   return hash.digest('hex');

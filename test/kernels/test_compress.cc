@@ -12,65 +12,13 @@
 #include "compress/round.h"
 #include "compress/solve.h"
 #include "compress/sweep.h"
+#include "compress_inputs.h"
 #include "harness.h"
 
 namespace filigree::test {
 namespace {
 
 constexpr const char* kIsas = "scalar avx2 avx512 avx512bf16 neon";
-
-std::vector<float> noise(Random& random, size_t n) {
-  std::vector<float> out(n);
-  for (float& x : out) x = random.normal();
-  return out;
-}
-
-DenseMatrix matrix_of(Random& random, uint32_t rows, uint32_t cols) {
-  DenseMatrix m("w.weight", rows, cols);
-  for (size_t i = 0; i < m.size(); ++i) m.data()[i] = random.normal();
-  return m;
-}
-
-DenseMatrix copy_of(const DenseMatrix& from) {
-  DenseMatrix m(from.name, from.rows, from.cols);
-  std::copy_n(from.data(), from.size(), m.data());
-  return m;
-}
-
-// Inputs whose columns depend on each other, of very different sizes.
-std::vector<float> inputs_of(Random& random, uint32_t rows, uint32_t n) {
-  std::vector<float> x(size_t{rows} * n);
-  for (uint32_t r = 0; r < rows; ++r) {
-    const float common = random.normal();
-    for (uint32_t c = 0; c < n; ++c)
-      x[size_t{r} * n + c] = (random.normal() + common) * (0.1f + 3.0f * static_cast<float>(c % 7) / 7.0f);
-  }
-  return x;
-}
-
-Statistics statistics_of(ThreadPool& pool, const GemmOps& ops, const std::vector<float>& x, uint32_t n) {
-  Statistics s(n);
-  s.add(pool, ops, x.data(), n, static_cast<uint32_t>(x.size() / n), false);
-  s.finish();
-  return s;
-}
-
-SolveInput input_of(ThreadPool& pool, const GemmOps& ops, const std::vector<float>& x, uint32_t n) {
-  return SolveInput(std::make_unique<Statistics>(statistics_of(pool, ops, x, n)), true);
-}
-
-double error_of(const float* h, const DenseMatrix& a, const DenseMatrix& b) {
-  double sum = 0;
-  for (uint32_t r = 0; r < a.rows; ++r) {
-    for (uint32_t i = 0; i < a.cols; ++i) {
-      double inner = 0;
-      for (uint32_t j = 0; j < a.cols; ++j)
-        inner += double{h[size_t{i} * a.cols + j]} * (a.row(r)[j] - b.row(r)[j]);
-      sum += inner * (a.row(r)[i] - b.row(r)[i]);
-    }
-  }
-  return sum;
-}
 
 // SparseGPT's algorithm 1 as the paper writes it, with the inverse Hessian updated column by column (its eq. 3 and 5) in f64: no
 // Cholesky factor, no lazy blocks.
