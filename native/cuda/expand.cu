@@ -16,22 +16,24 @@ struct ChunkOf<Values::i8> {
 };
 template <>
 struct ChunkOf<Values::i4> {
-  using Type = uint32_t;
+  using Type = uint2;  // values and distances
 };
 
 // A chunk's i-th weight as bf16 bits; 0 where it is only a step on the way to the next, or fills the chunk.
+template <Values Kind>
 FILIGREE_DEVICE uint16_t weight(const uint4& v, int i, float) {
   const uint32_t pair = i / 2 == 0 ? v.x : i / 2 == 1 ? v.y : i / 2 == 2 ? v.z : v.w;
   return static_cast<uint16_t>(i % 2 ? pair >> 16 : pair);
 }
+template <Values Kind>
 FILIGREE_DEVICE uint16_t weight(const uint2& v, int i, float scale) {
-  const int code = static_cast<int>((i < 4 ? v.x : v.y) >> (8 * (i % 4)) & 255u) - 128;
+  const int code = Kind == Values::i4 ? static_cast<int>((v.x >> (4 * i) & 15u) ^ 8u) - 8
+                                      : static_cast<int>((i < 4 ? v.x : v.y) >> (8 * (i % 4)) & 255u) - 128;
   return __bfloat16_as_ushort(__float2bfloat16(static_cast<float>(code) * scale));
 }
-FILIGREE_DEVICE uint16_t weight(uint32_t v, int i, float scale) {
-  const int code = static_cast<int>(v >> (4 * i) & 15u) - 8;
-  return __bfloat16_as_ushort(__float2bfloat16(static_cast<float>(code) * scale));
-}
+
+FILIGREE_DEVICE uint32_t second_word(const uint2& v) { return v.y; }
+FILIGREE_DEVICE uint32_t second_word(const uint4& v) { return v.y; }
 
 // A warp has one unit: its lanes scatter their rows' weights into zeroed shared memory, which leaves for the matrix in whole lines.
 template <Values Kind>
@@ -51,8 +53,12 @@ __global__ void expand_kernel(const RowLanes m, uint4* dense) {
   uint32_t base = m.stride ? static_cast<uint32_t>(unit * m.stride) : m.offsets[unit];
   float scale = 1;
   if (Kind == Values::i8 && my_row < m.rows) scale = m.row_scales[my_row];
-  if (Kind == Values::i4)
-    scale = __half2float(reinterpret_cast<const __half*>(m.unit_scales)[unit * kLanes + lane]);
+  // i4: of the quantization group of a chunk, which its last column tells.
+  const auto group_scale = [&](int last) {
+    const uint32_t g = (column0 + static_cast<uint32_t>(max(last, 0))) / m.group;
+    const size_t at = (static_cast<size_t>(group) * m.scale_groups() + g) * kLanes + lane;
+    return __half2float(reinterpret_cast<const __half*>(m.unit_scales)[at]);
+  };
   for (uint32_t i = lane; i < kLanes * row_bytes / 16; i += 32)
     reinterpret_cast<uint4*>(tile)[i] = make_uint4(0, 0, 0, 0);
   const uint32_t most = __reduce_max_sync(~0u, count), below = lanes_below();
@@ -70,15 +76,19 @@ __global__ void expand_kernel(const RowLanes m, uint4* dense) {
       const uint32_t at = base + __popc(active & below);
       base += __popc(active);
       v[u] = load_once_if(reinterpret_cast<const Type*>(m.values) + at, mine, 0);
-      d[u] = load_once_if(m.distances + at, mine, 0);
+      d[u] = Kind == Values::i4 ? second_word(v[u]) : load_once_if(m.distances + at, mine, 0);
     }
 #pragma unroll
     for (uint32_t u = 0; u < kAhead; ++u) {
       if (chunk + u >= count) break;
+      if constexpr (Kind == Values::i4) {
+        const uint32_t pairs = (d[u] & 0x0f0f0f0fu) + (d[u] >> 4 & 0x0f0f0f0fu);
+        scale = group_scale(column + static_cast<int>(pairs * 0x01010101u >> 24));
+      }
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         column += static_cast<int>(d[u] >> (4 * i) & 15u);
-        const uint16_t bits = weight(v[u], i, scale);
+        const uint16_t bits = weight<Kind>(v[u], i, scale);
         if (bits & 0x7fff) *reinterpret_cast<uint16_t*>(row + column * 2) = bits;
       }
     }

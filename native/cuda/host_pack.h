@@ -16,12 +16,13 @@ struct HostRowLanes {
   std::vector<uint32_t> distances, offsets;
 };
 
-// Always with offsets, no fixed stride.
+// Always with offsets, no fixed stride. group: i4.
 template <class Source>
-HostRowLanes host_pack_row_lanes(const Source& source, uint32_t unit_cols) {
+HostRowLanes host_pack_row_lanes(const Source& source, uint32_t unit_cols, uint32_t group = 0) {
   HostRowLanes out;
   RowLanes& m = out.view;
   m.kind = source.kind, m.rows = source.rows, m.cols = source.cols, m.unit_cols = unit_cols;
+  m.group = group;
   out.counts.resize(m.units() * kLanes);
   uint32_t chunks = 0;
   for (size_t unit = 0; unit < m.units(); ++unit) {
@@ -33,12 +34,12 @@ HostRowLanes host_pack_row_lanes(const Source& source, uint32_t unit_cols) {
     }
   }
   out.values.resize(size_t{chunks} * m.chunk_bytes());
-  out.distances.resize(chunks);
+  out.distances.resize(m.distance_bytes() ? chunks : 0);
   for (size_t unit = 0; unit < m.units(); ++unit) {
     for (uint32_t lane = 0; lane < kLanes; ++lane) {
       fill_chunks(m, source, unit, lane, &out.counts[unit * kLanes],
                   out.values.data() + size_t{out.offsets[unit]} * m.chunk_bytes(),
-                  out.distances.data() + out.offsets[unit]);
+                  m.distance_bytes() ? out.distances.data() + out.offsets[unit] : nullptr);
     }
   }
   m.values = out.values.data(), m.distances = out.distances.data();

@@ -106,9 +106,8 @@ void DeviceMatrix::pack_sparse(const PanelCodes* panels, const RowCodes& flat, V
     decode_bytes_ = bytes_;
     return;
   }
-  const uint32_t unit_cols =
-      unit_cols_for(kind, cols_, group, row_lanes_warps(rows_, cols_, options_.device));
-  lanes_ = panels ? pack_row_lanes(*panels, unit_cols) : pack_row_lanes(flat, unit_cols);
+  const uint32_t unit_cols = unit_cols_for(cols_, row_lanes_warps(rows_, cols_, options_.device));
+  lanes_ = panels ? pack_row_lanes(*panels, unit_cols, group) : pack_row_lanes(flat, unit_cols, group);
   lanes_.view.row_scales = row_scales_.as<float>();
   lanes_.view.unit_scales = unit_scales_.as<uint16_t>();
   // As measured (docs/gpu.md): 2:4 tiles beat row lanes of bf16 from one token on, those of i8 and i4 from two.

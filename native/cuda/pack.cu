@@ -20,7 +20,7 @@ template <class Source>
 __global__ void fill_chunks_kernel(RowLanes m, Source source, uint8_t* values, uint32_t* distances) {
   const size_t unit = blockIdx.x, first = m.stride ? unit * m.stride : m.offsets[unit];
   fill_chunks(static_cast<const RowLanesShape&>(m), source, unit, threadIdx.x, m.counts + unit * kLanes,
-              values + first * m.chunk_bytes(), distances + first);
+              values + first * m.chunk_bytes(), m.distance_bytes() ? distances + first : nullptr);
 }
 
 template <class Source>
@@ -104,12 +104,15 @@ void finish(const char* what) {
 }  // namespace
 
 template <class Source>
-PackedRowLanes pack_row_lanes(const Source& source, uint32_t unit_cols) {
+PackedRowLanes pack_row_lanes(const Source& source, uint32_t unit_cols, uint32_t group) {
   if (unit_cols > 2040)
     throw Error(ErrorCode::unsupported,
                 "a matrix of " + std::to_string(source.cols) + " columns is too wide for row lanes");
   RowLanesShape s;
-  s.kind = source.kind, s.rows = source.rows, s.cols = source.cols, s.unit_cols = unit_cols;
+  s.kind = source.kind, s.rows = source.rows, s.cols = source.cols;
+  s.unit_cols = unit_cols, s.group = group;
+  if (s.kind == Values::i4 && (group == 0 || (group & (group - 1)) != 0 || group < kChunk))
+    throw Error(ErrorCode::unsupported, "row lanes want groups of a power of two");
   PackedRowLanes out;
   const size_t units = s.units();
   out.counts = DeviceBuffer(units * kLanes);
@@ -139,14 +142,16 @@ PackedRowLanes pack_row_lanes(const Source& source, uint32_t unit_cols) {
     out.view.stride = static_cast<uint32_t>(stride);
   }
   out.values = DeviceBuffer((chunks + kChunkSlack) * s.chunk_bytes(), "packing weights");
-  out.distances = DeviceBuffer((chunks + kChunkSlack) * sizeof(uint32_t), "packing weights");
+  if (s.distance_bytes())
+    out.distances = DeviceBuffer((chunks + kChunkSlack) * s.distance_bytes(), "packing weights");
   out.view.values = out.values.template as<uint8_t>();
   out.view.distances = out.distances.template as<uint32_t>();
   out.view.counts = out.counts.template as<uint8_t>();
   fill_chunks_kernel<<<static_cast<uint32_t>(units), kLanes>>>(
       out.view, source, out.values.template as<uint8_t>(), out.distances.template as<uint32_t>());
   finish("packing row lanes");
-  out.stored_bytes = sum * (s.chunk_bytes() + 4) + units * (kLanes + (out.view.stride ? 0 : 4));
+  out.stored_bytes =
+      sum * (s.chunk_bytes() + s.distance_bytes()) + units * (kLanes + (out.view.stride ? 0 : 4));
   return out;
 }
 
@@ -233,11 +238,11 @@ DeviceBuffer expand_codes(const Source& source, const float* row_scales, const u
   return out;
 }
 
-#define FILIGREE_PACK(SOURCE)                                      \
-  template PackedRowLanes pack_row_lanes(const SOURCE&, uint32_t); \
-  template PackedTiles pack_tiles(const SOURCE&, Tiles);           \
-  template double density_of(const SOURCE&);                       \
-  template bool is_two_four(const SOURCE&);                        \
+#define FILIGREE_PACK(SOURCE)                                                \
+  template PackedRowLanes pack_row_lanes(const SOURCE&, uint32_t, uint32_t); \
+  template PackedTiles pack_tiles(const SOURCE&, Tiles);                     \
+  template double density_of(const SOURCE&);                                 \
+  template bool is_two_four(const SOURCE&);                                  \
   template DeviceBuffer expand_codes(const SOURCE&, const float*, const uint16_t*, uint32_t);
 FILIGREE_PACK(PanelCodes)
 FILIGREE_PACK(RowCodes)

@@ -23,8 +23,9 @@ struct PackedTiles {
 };
 
 // Throw Error: out_of_memory; unsupported where the layout cannot hold the matrix (rows over 2^31, a unit of over 2040 columns).
+// group: of i4, columns of a quantization group.
 template <class Source>
-PackedRowLanes pack_row_lanes(const Source& source, uint32_t unit_cols);
+PackedRowLanes pack_row_lanes(const Source& source, uint32_t unit_cols, uint32_t group);
 // two_four: unsupported if some four columns hold more than two weights.
 template <class Source>
 PackedTiles pack_tiles(const Source& source, Tiles tiles);

@@ -35,10 +35,7 @@ double estimate(const TileMatrix& m, uint32_t tokens, const TilePlan& p) {
 
 }  // namespace
 
-uint32_t unit_cols_for(Values kind, uint32_t cols, uint32_t group, uint32_t warps) {
-  if (kind == Values::i4) return group;
-  return round_up(ceil_div(cols, warps), 8u);
-}
+uint32_t unit_cols_for(uint32_t cols, uint32_t warps) { return round_up(ceil_div(cols, warps), 8u); }
 
 uint32_t row_lanes_warps(uint32_t rows, uint32_t cols, const DeviceLimits& device) {
   // Few row groups: one large block a multiprocessor has more loads in flight than two of which the second often is missing.

@@ -33,8 +33,8 @@ struct DeviceLimits {
   uint32_t shared_bytes = 227 << 10;  // that one block may have
 };
 
-// Columns of a unit for so many warps (row_lanes.h). i4: the quantization group.
-uint32_t unit_cols_for(Values kind, uint32_t cols, uint32_t group, uint32_t warps);
+// Columns of a unit for so many warps (row_lanes.h).
+uint32_t unit_cols_for(uint32_t cols, uint32_t warps);
 uint32_t row_lanes_warps(uint32_t rows, uint32_t cols, const DeviceLimits& device);
 RowLanesPlan plan_row_lanes(const RowLanesShape& m, uint32_t tokens, bool i8_input,
                             const DeviceLimits& device);

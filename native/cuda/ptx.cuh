@@ -73,6 +73,11 @@ FILIGREE_DEVICE float shared_bf16(uint32_t a) {
   asm("{.reg .u16 h; ld.shared.u16 h,[%1]; cvt.u32.u16 %0,h;}" : "=r"(v) : "r"(a));
   return __uint_as_float(v << 16);
 }
+FILIGREE_DEVICE float shared_f16(uint32_t a) {
+  float v;
+  asm("{.reg .f16 h; ld.shared.b16 h,[%1]; cvt.f32.f16 %0,h;}" : "=f"(v) : "r"(a));
+  return v;
+}
 FILIGREE_DEVICE uint32_t shared_u32(uint32_t a) {
   uint32_t v;
   asm("ld.shared.u32 %0,[%1];" : "=r"(v) : "r"(a));

@@ -220,7 +220,7 @@ struct Bench {
     std::map<std::pair<uint32_t, Way>, Best> results;
     for (const uint32_t warps : {16u, 32u}) {
       if (!tune && warps != row_lanes_warps(s.rows, s.cols, limits)) continue;
-      const PackedRowLanes packed = pack_row_lanes(source, unit_cols_for(kind, s.cols, 128, warps));
+      const PackedRowLanes packed = pack_row_lanes(source, unit_cols_for(s.cols, warps), 128);
       const int n = copies_of(packed.stored_bytes);
       std::vector<PackedRowLanes> copies;
       for (int i = 0; i < n; ++i) {
@@ -290,7 +290,7 @@ struct Bench {
   void expansion(const Shape& s, const RowCodes& source, Values kind) {
     const DeviceLimits limits;
     PackedRowLanes packed =
-        pack_row_lanes(source, unit_cols_for(kind, s.cols, 128, row_lanes_warps(s.rows, s.cols, limits)));
+        pack_row_lanes(source, unit_cols_for(s.cols, row_lanes_warps(s.rows, s.cols, limits)), 128);
     packed.view.row_scales = row_scales.as<float>(), packed.view.unit_scales = unit_scales.as<uint16_t>();
     std::vector<DeviceBuffer> to;
     const size_t bytes = size_t{s.rows} * s.cols * 2;

@@ -157,8 +157,8 @@ void test_row_lanes(const Problem& p, const char* name, bool every_plan) {
   const OnDevice d(p);
   const std::vector<double> want = p.product(false), want8 = p.product(true);
   for (const uint32_t warps : {16u, 32u}) {
-    const uint32_t unit_cols = unit_cols_for(p.kind, p.cols, p.group, warps);
-    PackedRowLanes packed = pack_row_lanes(d.source(p), unit_cols);
+    const uint32_t unit_cols = unit_cols_for(p.cols, warps);
+    PackedRowLanes packed = pack_row_lanes(d.source(p), unit_cols, p.group);
     RowLanes m = packed.view;
     if (p.kind == Values::i8) m.row_scales = d.row_scales.as<float>();
     if (p.kind == Values::i4) m.unit_scales = d.unit_scales.as<uint16_t>();
@@ -166,7 +166,7 @@ void test_row_lanes(const Problem& p, const char* name, bool every_plan) {
     if (p.cols % 8 == 0 && row_lanes_warps(p.rows, p.cols, DeviceLimits{}) == warps)
       test_normed(p, d, m, name);
     if (warps == 16) {  // the same bytes as on the host
-      const HostRowLanes host = host_pack_row_lanes(p.source(), unit_cols);
+      const HostRowLanes host = host_pack_row_lanes(p.source(), unit_cols, p.group);
       std::vector<uint8_t> counts(host.counts.size());
       packed.counts.download(counts.data(), counts.size());
       expect(counts == host.counts, "counts differ from the host's", name);
@@ -177,7 +177,8 @@ void test_row_lanes(const Problem& p, const char* name, bool every_plan) {
       if (!m.stride) packed.offsets.download(offsets.data(), offsets.size() * 4);
       for (size_t unit = 0; unit < m.units() && counts == host.counts; ++unit) {
         const size_t first = m.stride ? unit * m.stride : offsets[unit];
-        const size_t end = unit + 1 < m.units() ? host.offsets[unit + 1] : host.distances.size();
+        const size_t end =
+            unit + 1 < m.units() ? host.offsets[unit + 1] : host.values.size() / m.chunk_bytes();
         const size_t bytes = (end - host.offsets[unit]) * m.chunk_bytes();
         same = same && std::memcmp(&values[first * m.chunk_bytes()],
                                    &host.values[size_t{host.offsets[unit]} * m.chunk_bytes()], bytes) == 0;
@@ -288,7 +289,7 @@ void test_stores() {
   std::vector<float> bias(p.rows);
   for (uint32_t r = 0; r < p.rows; ++r) bias[r] = 0.01f * static_cast<float>(r);
   const DeviceBuffer bias_device = to_device(bias);
-  PackedRowLanes lanes = pack_row_lanes(d.source(p), unit_cols_for(p.kind, p.cols, 0, 16));
+  PackedRowLanes lanes = pack_row_lanes(d.source(p), unit_cols_for(p.cols, 16), 0);
   PackedTiles tiles = pack_tiles(d.source(p), Tiles::bitmask);
   const std::vector<TilePlan> plans = tile_plans(tiles.view, 8, DeviceLimits{});
   DeviceBuffer partials(partial_floats(tiles.view, 8, plans.back()) * 64);

@@ -17,16 +17,36 @@ struct Shape {
 };
 constexpr Shape kShapes[] = {{1, 1}, {16, 8}, {37, 100}, {64, 1030}, {100, 576}};
 
+// Whether the entries of a lane's chunks keep to one quantization group each, those that only bridge a distance among them.
+bool keeps_to_groups(const RowLanes& m, size_t unit, uint32_t lane) {
+  const uint8_t* counts = m.counts + unit * kLanes;
+  const uint32_t first = static_cast<uint32_t>(unit % m.units_per_group()) * m.unit_cols;
+  int64_t column = int64_t{first} - 1;
+  for (uint32_t chunk = 0; chunk < counts[lane]; ++chunk) {
+    const uint8_t* v = m.values + (m.offsets[unit] + size_t{chunk_place(counts, lane, chunk)}) * 8;
+    int64_t group = -1;
+    for (uint32_t i = 0; i < kChunk; ++i) {
+      const int step = v[4 + i / 2] >> (4 * (i % 2)) & 15;
+      column += step;
+      if (step == 0) continue;
+      if (group >= 0 && group != column / m.group) return false;
+      group = column / m.group;
+    }
+  }
+  return true;
+}
+
 // Every code of the problem, and nothing else, comes back.
 void check_row_lanes(const Problem& p, uint32_t warps) {
-  const HostRowLanes packed = host_pack_row_lanes(p.source(), unit_cols_for(p.kind, p.cols, p.group, warps));
+  const HostRowLanes packed = host_pack_row_lanes(p.source(), unit_cols_for(p.cols, warps), p.group);
   const RowLanes& m = packed.view;
   std::vector<int32_t> codes(m.unit_cols);
   bool same = true;
   for (size_t unit = 0; unit < m.units(); ++unit) {
     for (uint32_t lane = 0; lane < kLanes; ++lane) {
       unpack_lane(m, unit, lane, codes.data());
-      check(m.counts[unit * kLanes + lane] >= lead_chunks(p.kind));
+      if (p.kind == Values::i4) same = same && keeps_to_groups(m, unit, lane);
+      check(m.counts[unit * kLanes + lane] >= kLeadChunks);
       for (uint32_t c = 0; c < m.unit_cols; ++c) {
         const uint32_t row = static_cast<uint32_t>(unit / m.units_per_group()) * kLanes + lane;
         same = same &&
@@ -123,7 +143,10 @@ FILIGREE_TEST(cuda_packing) {
         const Problem p = make_problem(kind, s.rows, s.cols, 32, zeros, shape, 1, s.rows + s.cols);
         check_row_lanes(p, 16);
         check_row_lanes(p, 32);
-        if (kind == Values::i4) continue;
+        if (kind == Values::i4) {
+          check_row_lanes(make_problem(kind, s.rows, s.cols, 128, zeros, shape, 1, 11), 16);
+          continue;
+        }
         check_bitmask(p);
         check_two_four(make_problem(kind, s.rows, s.cols, 32, zeros, Zeros::two_four, 1, 5));
       }
