@@ -64,9 +64,10 @@ struct AttentionShape {
 inline size_t attention_floats(const AttentionShape& s, uint32_t head_dim, uint32_t rows, uint32_t splits) {
   return size_t{rows} * s.heads * splits * (head_dim + 2);
 }
-// out bf16 [count][stride]. splits: at least ceil(longest context / split_positions). partials: attention_floats.
+// out bf16 [count][stride]. splits: at least ceil(longest context / split_positions). partials: attention_floats. runs: some
+// sequence has consecutive rows, which read its keys together; the same bits either way.
 cudaError_t attend(const StepRows& rows, uint32_t count, const AttentionShape& shape, const float* q,
-                   const KvPages& kv, uint32_t splits, float* partials, void* out, uint32_t stride,
+                   const KvPages& kv, bool runs, uint32_t splits, float* partials, void* out, uint32_t stride,
                    bool dependent, cudaStream_t stream);
 
 // The same for a step with one row a sequence, from the projection on: rotates queries and keys, stores keys and values, attends in

@@ -147,7 +147,7 @@ void Runner::project_normed(const DeviceProjection& p, uint32_t rows, const Devi
   project(p, x, store, out, out_stride, dependent);
 }
 
-void Runner::enqueue(uint32_t rows, uint32_t splits, bool decode, bool dependent) {
+void Runner::enqueue(uint32_t rows, uint32_t splits, bool decode, bool runs, bool dependent) {
   const DecoderShape& s = shape_;
   float* const h = hidden_.as<float>();
   check(embed(rows_, rows, embedding_.data(), s.hidden, h, false, stream_), "embedding");
@@ -164,8 +164,8 @@ void Runner::enqueue(uint32_t rows, uint32_t splits, bool decode, bool dependent
       check(rotate_and_store(rows_, rows, qkv_.as<float>(), layer.qkv.out, s.heads, inv_freq_.as<float>(),
                              s.attention_scale, pages(l), q_.as<float>(), dependent, stream_),
             "rotary embedding");
-      check(attend(rows_, rows, attention_, q_.as<float>(), pages(l), splits, attention_partials_.as<float>(),
-                   attended_.data(), attended_stride_, dependent, stream_),
+      check(attend(rows_, rows, attention_, q_.as<float>(), pages(l), runs, splits,
+                   attention_partials_.as<float>(), attended_.data(), attended_stride_, dependent, stream_),
             "attention");
     }
     project(layer.output, {rows, attended_stride_, attended_.data()}, Store::add, h, s.hidden, dependent);
@@ -239,9 +239,9 @@ void Runner::forward(std::span<const RowRun> runs) {
     splits = decode ? std::min(std::bit_ceil(decode_splits), most_decode_splits_)
                     : std::min(std::bit_ceil(splits), most_splits_);
     replay(uint64_t{decode} << 62 | uint64_t{bucket} << 32 | splits,
-           [&] { enqueue(bucket, splits, decode, shape_.dependent_launch); });
+           [&] { enqueue(bucket, splits, decode, false, shape_.dependent_launch); });
   } else {
-    enqueue(count, splits, false, false);
+    enqueue(count, splits, false, !single, false);
   }
 }
 

@@ -71,8 +71,8 @@ class Runner {
 
  private:
   KvPages pages(uint32_t layer) const;
-  // decode: one row a sequence, attended as such.
-  void enqueue(uint32_t rows, uint32_t splits, bool decode, bool dependent);
+  // decode: one row a sequence, attended as such. runs: several rows of some.
+  void enqueue(uint32_t rows, uint32_t splits, bool decode, bool runs, bool dependent);
   // What a layer makes of the residual stream: its norm, inside the product where that can be, and the projection.
   void project_normed(const DeviceProjection& p, uint32_t rows, const DeviceBuffer& norm, Store store,
                       void* out, uint32_t out_stride, bool dependent);

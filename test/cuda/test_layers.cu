@@ -161,7 +161,10 @@ void test_attention(Attention a, const std::string& name, bool decode) {
   const std::vector<double> want = a.reference();
   uint32_t longest = 1;
   for (const Row& r : a.rows) longest = std::max(longest, static_cast<uint32_t>(r.position + 1));
-  for (int fused = decode ? 1 : 0; fused >= 0; --fused) {
+  // As decoding; as a prompt whose rows are attended together; the same row by row, bit for bit.
+  std::vector<uint16_t> together;
+  for (int way = decode ? 2 : 1; way >= 0; --way) {
+    const bool fused = way == 2;
     DeviceBuffer keys = to_device(keys_before), values = to_device(values_before);
     const KvPages pages{a.element, h.kv_heads, h.dim, keys.data(), values.data()};
     AttentionShape shape;
@@ -183,16 +186,21 @@ void test_attention(Attention a, const std::string& name, bool decode) {
         error = rotate_and_store(rows, count, qkv.as<float>(), a.qkv_stride, h.heads, inv_freq.as<float>(),
                                  1.0f, pages, q.as<float>(), false, 0);
         if (error == cudaSuccess)
-          error = attend(rows, count, shape, q.as<float>(), pages, splits, partials.as<float>(), out.data(),
-                         wide, false, 0);
+          error = attend(rows, count, shape, q.as<float>(), pages, way == 1, splits, partials.as<float>(),
+                         out.data(), wide, false, 0);
       }
       if (error == cudaSuccess) error = cudaDeviceSynchronize();
       expect(error == cudaSuccess, name + ": " + cudaGetErrorString(error));
       if (error != cudaSuccess) return;
       out.download(got.data(), got.size() * 2);
       const double off = relative(got, want);
-      expect(off < 4e-3,
-             name + (fused ? ", decoding" : ", as a prompt") + ": relative error " + std::to_string(off));
+      expect(off < 4e-3, name +
+                             (fused      ? ", decoding"
+                              : way == 1 ? ", as a prompt"
+                                         : ", row by row") +
+                             ": relative error " + std::to_string(off));
+      if (way == 1) together = got;
+      if (way == 0) expect(got == together, name + ": rows together and alone differ");
       out.upload(std::vector<uint16_t>(got.size(), 0x7fc0).data(), got.size() * 2);
     }
     std::vector<uint16_t> stored(a.keys.size());
@@ -280,6 +288,10 @@ int run(bool quick) {
           for (int32_t p = 30; p < (quick ? 50 : 90); ++p) chunk.push_back({0, p});
           chunk.push_back({1, 300});
           test_attention({h, element, window, chunk}, name + ", a prompt", false);
+          chunk.clear();
+          for (int32_t p = 0; p < 5; ++p) chunk.push_back({1, p});
+          for (int32_t p = 251; p < 268; ++p) chunk.push_back({0, p});
+          test_attention({h, element, window, chunk}, name + ", prompts, one across splits", false);
         } catch (const std::exception& error) {
           expect(false, name + ": " + error.what());
         }
