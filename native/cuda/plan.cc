@@ -55,7 +55,7 @@ RowLanesPlan plan_row_lanes(const RowLanesShape& m, uint32_t tokens, bool i8_inp
   } else {
     p.in_flight = 3, p.per_sm = p.tokens == 4 ? 2 : 3;
   }
-  p.wide = p.tokens == 1 && !i8_input && m.kind != Values::i4;
+  p.wide = p.tokens == 1 && !i8_input;
   return p;
 }
 
