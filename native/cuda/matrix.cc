@@ -135,10 +135,9 @@ std::optional<TilePlan> DeviceMatrix::tile_plan(uint32_t tokens) const {
 size_t DeviceMatrix::partial_bytes(uint32_t tokens) const {
   size_t most = 0;
   if (tiles_.data.size() == 0) return 0;
-  for (const uint32_t n : {8u, 16u, 32u}) {
+  for (uint32_t n = 1; n <= tokens; ++n) {  // fewer tokens may be cut into more slices
     if (const auto plan = tile_plan(n))
       most = std::max(most, partial_floats(tiles_.view, n, *plan) * sizeof(float));
-    if (n >= tokens) break;
   }
   return most;
 }

@@ -37,7 +37,7 @@ class DeviceMatrix {
   double density() const { return density_; }
   uint64_t bytes() const { return bytes_; }                // on the device
   uint64_t decode_bytes() const { return decode_bytes_; }  // that one token reads
-  size_t partial_bytes(uint32_t tokens) const;
+  size_t partial_bytes(uint32_t tokens) const;  // the most that any step of 1 to `tokens` tokens writes
   size_t expanded_bytes() const { return lanes_.values.size() ? size_t{rows_} * cols_ * 2 : 0; }
   const void* dense() const { return dense_.data(); }  // bf16 [rows][cols], null where sparse
 
