@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { afterAll, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { Engine } from '../../src/engine/engine.js';
 import { GREEDY } from '../../src/engine/model-runner.js';
 import { type ModelManifest, openAdapter, openModel } from '../../src/model/index.js';
@@ -9,79 +9,8 @@ import { denseModel, noise, TINY } from '../compress/tiny.js';
 import { CPU_ONLY } from '../device.js';
 import { AdapterFolder, merge, type Pair, rounded } from '../unit/model/adapter-folder.js';
 import { MODELS } from '../unit/model/folder.js';
+import { kept, MODULES, ODD, pairsOf, type Shape, sizeOf, tiny, tokens } from './adapter-models.js';
 import { entry, expectSameBits, load, logitsOf, NONE } from './support.js';
-
-const folders: Disposable[] = [];
-afterAll(() => {
-  for (const folder of folders) folder[Symbol.dispose]();
-});
-const kept = <T extends Disposable>(folder: T): T => {
-  folders.push(folder);
-  return folder;
-};
-
-type Shape = typeof TINY;
-/** Neither heads nor the inner width fill panels of 16 rows. */
-const ODD: Shape = { hidden: 36, intermediate: 70, layers: 2, heads: 3, kv: 1, headDim: 12 };
-
-const MODULES = [
-  'self_attn.q_proj',
-  'self_attn.k_proj',
-  'self_attn.v_proj',
-  'self_attn.o_proj',
-  'mlp.gate_proj',
-  'mlp.up_proj',
-  'mlp.down_proj',
-];
-
-function sizeOf(module: string, s: Shape): [rows: number, columns: number] {
-  const q = s.heads * s.headDim;
-  const kv = s.kv * s.headDim;
-  const sizes: Record<string, [number, number]> = {
-    q_proj: [q, s.hidden],
-    k_proj: [kv, s.hidden],
-    v_proj: [kv, s.hidden],
-    o_proj: [s.hidden, q],
-    gate_proj: [s.intermediate, s.hidden],
-    up_proj: [s.intermediate, s.hidden],
-    down_proj: [s.hidden, s.intermediate],
-  };
-  return sizes[module.split('.').at(-1) as string] as [number, number];
-}
-
-/** Random A and B, large enough that an adapter left out or misplaced shows. */
-function pairsOf(
-  modules: string[],
-  seed: number,
-  s: Shape,
-  rank: (module: string) => number = () => 4,
-): Pair[] {
-  const random = noise(seed);
-  const pairs: Pair[] = [];
-  for (let l = 0; l < s.layers; l++) {
-    for (const name of modules) {
-      const module = `layers.${l}.${name}`;
-      const [rows, columns] = sizeOf(name, s);
-      const r = rank(module);
-      const values = (n: number, deviation: number) =>
-        Float32Array.from({ length: n }, () => deviation * random());
-      pairs.push({
-        module,
-        rank: r,
-        a: values(r * columns, 1 / Math.sqrt(columns)),
-        b: values(rows * r, 0.2),
-      });
-    }
-  }
-  return pairs;
-}
-
-const tokens = (seed: number, length: number) =>
-  Int32Array.from({ length }, (_, i) => (seed * 31 + i * 17 + ((i * i) % 7)) % 40);
-
-async function tiny(shape: Shape = TINY, spoil?: Parameters<typeof denseModel>[0]): Promise<ModelManifest> {
-  return await openModel(kept(denseModel(spoil, {}, shape)).path);
-}
 
 /** The model with the adapter's products added to its weights. */
 async function merged(pairs: readonly Pair[], scale: (module: string) => number, shape: Shape = TINY) {
@@ -419,89 +348,4 @@ describe.skipIf(CPU_ONLY)(`base and two adapters in one batch${skipped}`, async 
     });
     engine.check();
   });
-});
-
-describe.skipIf(CPU_ONLY)(`the addon trusts no description of an adapter${skipped}`, async () => {
-  const base = await tiny();
-  const opened = openAdapter('x', kept(new AdapterFolder(pairsOf(MODULES, 13, TINY))).path, base);
-  type Opened = typeof opened;
-  const lie = (change: (copy: Opened) => void): Opened => {
-    const copy = structuredClone(opened);
-    change(copy);
-    return copy;
-  };
-  const first = (copy: Opened) => copy.pairs[0] as Opened['pairs'][0];
-  for (const [what, adapter, message] of [
-    [
-      'a layer that is not there',
-      lie((c) => {
-        first(c).layer = 9;
-      }),
-      /no such layer/,
-    ],
-    [
-      'a pair given twice',
-      lie((c) => {
-        c.pairs.push(first(c));
-      }),
-      /changed twice/,
-    ],
-    [
-      'a pair on another matrix',
-      lie((c) => {
-        first(c).target = 'down_proj';
-      }),
-      /wants 160 columns|changed twice/,
-    ],
-    [
-      'A and B exchanged',
-      lie((c) => {
-        const p = first(c);
-        [p.a, p.b] = [p.b, p.a];
-      }),
-      /64 columns/,
-    ],
-    [
-      'a tensor beyond the file',
-      lie((c) => {
-        (first(c).a.parts.data as { offset: number }).offset = 1e9;
-      }),
-      /tensor/,
-    ],
-    [
-      'a scale that overflows',
-      lie((c) => {
-        first(c).scale = 1e39;
-      }),
-      /NaN or an infinity/,
-    ],
-  ] as const)
-    test(what, async () => {
-      await expect(load({ adapters: [adapter] }, base)).rejects.toThrow(message);
-      await expect(load({ adapters: [adapter] }, base)).rejects.toMatchObject({ code: 'model_invalid' });
-    });
-
-  test('values that are not finite', async () => {
-    const pairs = pairsOf(['mlp.up_proj'], 14, TINY);
-    (pairs[0] as Pair).b[5] = Number.NaN;
-    const adapter = openAdapter('bad', kept(new AdapterFolder(pairs)).path, base);
-    await expect(load({ adapters: [adapter] }, base)).rejects.toThrow(
-      /adapter bad, tensor base_model.model.model.layers.0.mlp.up_proj.lora_B.weight: .*NaN/,
-    );
-  });
-
-  test('an index that is no adapter of the engine', async () => {
-    const runner = await load({ adapters: [opened] }, base);
-    expect(() => runner.openSlot(0, GREEDY, tokens(1, 3), NONE, 'y')).toThrow('there is no adapter y');
-    const { engine } = runner as unknown as { engine: { openSlot(...args: unknown[]): void } };
-    expect(() => engine.openSlot(0, GREEDY, tokens(1, 3), NONE, 1)).toThrow(/the adapter must be 0 to 0/);
-    expect(() => engine.openSlot(0, GREEDY, tokens(1, 3), NONE, 'x')).toThrow(TypeError);
-  });
-});
-
-test('a GPU refuses adapters, with or without one in the machine; `auto` takes the CPU for them', async () => {
-  const base = await tiny();
-  const adapters = [openAdapter('x', kept(new AdapterFolder(pairsOf(MODULES, 13, TINY))).path, base)];
-  await expect(load({ adapters, device: 'cuda' }, base)).rejects.toThrow(/served on the CPU only/);
-  expect((await load({ adapters, device: 'auto' }, base)).info.device).toBe('cpu');
 });

@@ -1,9 +1,12 @@
 #pragma once
 
-// Random matrices of codes and what a product with them must give, in double.
+// Random matrices of codes and what a product with them must give, in double; the main of the test programs.
 
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <exception>
 #include <vector>
 
 #include "cuda/codes.h"
@@ -116,6 +119,16 @@ inline Problem make_problem(Values kind, uint32_t rows, uint32_t cols, uint32_t 
     p.x_scales.push_back(0.01f + 0.01f * random.uniform());
   }
   return p;
+}
+
+// The main of a test program: run(whether the first argument is --quick) gives its exit status.
+inline int run_tests(int argc, char** argv, int (*run)(bool quick)) {
+  try {
+    return run(argc > 1 && std::strcmp(argv[1], "--quick") == 0);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
 }
 
 }  // namespace filigree::cuda::test

@@ -307,10 +307,5 @@ int run(bool quick) {
 }  // namespace filigree::cuda::test
 
 int main(int argc, char** argv) {
-  try {
-    return filigree::cuda::test::run(argc > 1 && std::strcmp(argv[1], "--quick") == 0);
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
-  }
+  return filigree::cuda::test::run_tests(argc, argv, filigree::cuda::test::run);
 }
