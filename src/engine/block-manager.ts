@@ -1,4 +1,6 @@
+import { type BlockHash, saltHash, seededHash } from './block-hash.js';
 import { type CacheJournal, type CacheOrigin, NO_ORIGIN } from './cache-journal.js';
+import { FreeQueue } from './free-queue.js';
 import { BLOCK_SIZE, type BlockCopy } from './model-runner.js';
 
 /**
@@ -71,8 +73,6 @@ export interface Admission {
   /** A copy that the next step must perform before anything else. */
   copy: BlockCopy | null;
 }
-
-export type BlockHash = (parent: number, tokens: Int32Array, offset: number) => number;
 
 export interface BlockManagerOptions {
   prefixCache: boolean;
@@ -182,7 +182,7 @@ export class BlockManager {
       const at = table.committed;
       const offset = at * BLOCK_SIZE;
       const own = table.blocks[at] as number;
-      const hash = this.hash(parentHash(table.node, table.salt), tokens, offset);
+      const hash = this.hash(table.node?.hash ?? saltHash(table.salt), tokens, offset);
       let node = this.find(hash, table.node, table.salt, tokens, offset);
       if (node === null) {
         node = {
@@ -296,7 +296,7 @@ export class BlockManager {
     if (!this.prefixCache) return hits;
     let parent: CacheNode | null = null;
     for (let offset = 0; offset + BLOCK_SIZE <= length; offset += BLOCK_SIZE) {
-      const hash = this.hash(parentHash(parent, salt), tokens, offset);
+      const hash = this.hash(parent?.hash ?? saltHash(salt), tokens, offset);
       parent = this.find(hash, parent, salt, tokens, offset);
       if (parent === null) break;
       hits.push(parent);
@@ -372,90 +372,9 @@ export class BlockManager {
   }
 }
 
-/** Free blocks as a doubly linked list inside two arrays: any block leaves in O(1). */
-class FreeQueue {
-  private readonly previous: Int32Array;
-  private readonly following: Int32Array;
-  /** Index of the sentinel that closes the ring. */
-  private readonly ring: number;
-  size = 0;
-
-  constructor(capacity: number) {
-    this.ring = capacity;
-    this.previous = new Int32Array(capacity + 1);
-    this.following = new Int32Array(capacity + 1);
-    this.previous[capacity] = capacity;
-    this.following[capacity] = capacity;
-    for (let block = 0; block < capacity; block++) this.pushBack(block);
-  }
-
-  pushBack(block: number): void {
-    this.insert(block, this.previous[this.ring] as number, this.ring);
-  }
-
-  pushFront(block: number): void {
-    this.insert(block, this.ring, this.following[this.ring] as number);
-  }
-
-  popFront(): number {
-    if (this.size === 0) throw new Error('no free block is left');
-    const block = this.following[this.ring] as number;
-    this.remove(block);
-    return block;
-  }
-
-  remove(block: number): void {
-    const before = this.previous[block] as number;
-    const after = this.following[block] as number;
-    this.following[before] = after;
-    this.previous[after] = before;
-    this.size--;
-  }
-
-  list(): number[] {
-    const blocks: number[] = [];
-    for (let at = this.following[this.ring] as number; at !== this.ring; at = this.following[at] as number) {
-      blocks.push(at);
-    }
-    return blocks;
-  }
-
-  private insert(block: number, before: number, after: number): void {
-    this.previous[block] = before;
-    this.following[block] = after;
-    this.following[before] = block;
-    this.previous[after] = block;
-    this.size++;
-  }
-}
-
 function sameTokens(cached: Int32Array, tokens: Int32Array, offset: number): boolean {
   for (let i = 0; i < BLOCK_SIZE; i++) if (cached[i] !== tokens[offset + i]) return false;
   return true;
-}
-
-function parentHash(parent: CacheNode | null, salt: string): number {
-  if (parent !== null) return parent.hash;
-  let hash = 0x811c9dc5;
-  for (let i = 0; i < salt.length; i++) hash = Math.imul(hash ^ salt.charCodeAt(i), 0x01000193);
-  return hash;
-}
-
-/** Murmur3 rounds over 16 tokens, seeded per process so that nobody can prepare prompts that collide. */
-function seededHash(): BlockHash {
-  const seed = (Math.random() * 2 ** 32) | 0;
-  return (parent, tokens, offset) => {
-    let hash = parent ^ seed;
-    for (let i = 0; i < BLOCK_SIZE; i++) {
-      let k = Math.imul(tokens[offset + i] as number, 0xcc9e2d51);
-      k = Math.imul((k << 15) | (k >>> 17), 0x1b873593);
-      hash ^= k;
-      hash = (Math.imul((hash << 13) | (hash >>> 19), 5) + 0xe6546b64) | 0;
-    }
-    hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b);
-    hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35);
-    return hash ^ (hash >>> 16);
-  };
 }
 
 function ensure(condition: boolean, message: string): asserts condition {
