@@ -30,18 +30,19 @@ export interface Contestant {
   close(): Promise<void>;
 }
 
-/** Our engine, resident in this process; under one of the runner's adapters where one is named. */
+/** Our engine, resident in this process; under one of the runner's adapters where one is named. condition: what else its row says. */
 export function ownContestant(
   runner: ModelRunner,
   format: WeightFormat,
   sparse: boolean,
+  condition: string,
   adapter?: string,
 ): Contestant {
   const { info } = runner;
   let warm = false;
   return {
     engine: 'filigree',
-    format: `${format}${sparse ? ' sparse' : ' dense'}${adapter === undefined ? '' : ` + ${adapter}`}`,
+    format: `${format}${sparse ? ' sparse' : ' dense'}${condition}${adapter === undefined ? '' : ` + ${adapter}`}`,
     sparsity: sparse ? info.sparsity : 0,
     weightBytes: info.weightBytes,
     baseline: format === 'f32' && !sparse && adapter === undefined,

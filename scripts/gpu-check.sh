@@ -2,11 +2,13 @@
 # What needs a GPU, on a machine that has one: builds the addon and the CUDA programs for it, checks every kernel and whole models
 # against the CPU, and measures. A stage that fails, or runs past its time, never stops the next.
 #
-#   scripts/gpu-check.sh [stage ...]     all stages in this order where none is named:
+#   scripts/gpu-check.sh [stage ...]     all stages but `parallel`, in this order, where none is named:
 #     build     addon and programs for one architecture (FILIGREE_CUDA_ARCHITECTURES, 90a-real unless set)
 #     layers    attention, norms and SwiGLU against float64
 #     kernels   linear kernels against float64
 #     models    random models on GPU and CPU, --deterministic, and goldens where a model is there
+#     parallel  two GPUs and NCCL: a divided model against the whole one, and the speed of both (libnccl.so.2 in LD_LIBRARY_PATH)
+#     kv        decoding of 1 and 16 sequences with an f16, i8 and fp8 cache
 #     serve     `serve --device cuda` (DEVICE) of Llama-2-7B's shape (SHAPE) under `bench serve`, dense and sparse
 #     torch     a decode loop of 7B in PyTorch and one CUDA graph, for `serve` to be compared with (PYTHON, python3 unless set)
 #     bench     linear kernels against cuBLAS (BENCH_TUNE=1: the best launch of all beside the planned one)
@@ -30,7 +32,7 @@ programs=build/test-cuda
 stage() { # name, seconds, command...
   local name=$1 limit=$2 start=$SECONDS status
   shift 2
-  export -f build layers kernels models serve serve_row torch bench sanitize suite e2e vitest
+  export -f build layers kernels models parallel kv serve serve_row torch bench sanitize suite e2e vitest
   export OUT SCRATCH NODE PYTHON SHAPE programs
   timeout -k 5 "$limit" bash -c "$*" >"$OUT/$name.log" 2>&1
   status=$?
@@ -53,6 +55,14 @@ layers() { $programs/filigree_cuda_layers_test; }
 kernels() { $programs/filigree_cuda_kernels_test; }
 
 vitest() { FILIGREE_TEST_DEVICE=cuda "$NODE" node_modules/vitest/vitest.mjs run --reporter=verbose "$@"; }
+parallel() {
+  vitest test/conformance/devices.test.ts -t 'two GPUs' &&
+    "$NODE" dist/src/main.js bench --device cuda --shape "$SHAPE" --formats bf16 --sparsity 0,0.7 --batch 1,16 --context 512 --rounds 3 --tensor-parallel 1,2
+}
+kv() {
+  "$NODE" dist/src/main.js bench --device cuda --shape "$SHAPE" --formats bf16 --sparsity 0,0.7 --batch 1,16 --context 512 --rounds 3 --kv f16,i8,fp8
+}
+
 models() { vitest test/conformance/devices.test.ts; }
 # Kubernetes manifests have nothing to do with a device.
 suite() { vitest test/binding test/unit/server test/stress/real-model.test.ts --exclude '**/manifests.test.ts'; }
@@ -119,13 +129,15 @@ serve() {
   return $status
 }
 
-[ $# -gt 0 ] || set -- build layers kernels models serve torch bench sanitize suite e2e
+[ $# -gt 0 ] || set -- build layers kernels models kv serve torch bench sanitize suite e2e
 for name in "$@"; do
   case $name in
     build) stage build 240 build ;;
     layers) stage layers 90 layers ;;
     kernels) stage kernels 150 kernels ;;
     models) stage models 200 models ;;
+    parallel) stage parallel 240 parallel ;;
+    kv) stage kv 240 kv ;;
     serve) stage serve "${SERVE_LIMIT:-330}" serve ;;
     torch) stage torch 120 torch ;;
     bench) stage bench 240 bench ;;

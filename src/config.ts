@@ -123,6 +123,20 @@ export interface KvPlan {
   maxModelLen: number;
 }
 
+/**
+ * The same on GPUs of `available` bytes together. The cache takes what the weights leave of them, which the engine knows when it
+ * has packed them: by default `kvMemory` is what all sequences at full length can use, and a GPU that has less takes what it has.
+ */
+export function planGpuKv(input: KvPlanInput): KvPlan {
+  const { bytesPerToken, blockTokens, maxNumSeqs, maxPositions, available, weightBytes } = input;
+  if (input.kvMemory !== undefined) return planKv(input);
+  const tokens = Math.floor(Math.max(0, available - weightBytes) / bytesPerToken);
+  const room = Math.max(1, Math.floor(tokens / blockTokens) - 1) * blockTokens;
+  const maxModelLen = input.maxModelLen ?? Math.min(maxPositions, room);
+  const oneSequence = (Math.ceil(maxModelLen / blockTokens) + 1) * blockTokens * bytesPerToken;
+  return planKv({ ...input, maxModelLen, kvMemory: maxNumSeqs * oneSequence });
+}
+
 /** Share of the memory that is left beside the weights which the cache may take by default. */
 const KV_SHARE = 0.5;
 

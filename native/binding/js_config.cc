@@ -155,9 +155,11 @@ EngineOptions engine_options(const Field& options) {
   out.weights.head = head.absent() ? same : weights(head);
   out.weights.dense = options["dense"].boolean_or(false);
   out.weights.cache_folder = options["cacheFolder"].string_or("");
-  out.kv = one_of<KvType>(
-      options["kv"],
-      {{"f32", KvType::f32}, {"f16", KvType::f16}, {"bf16", KvType::bf16}, {"i8", KvType::i8}});
+  out.kv = one_of<KvType>(options["kv"], {{"f32", KvType::f32},
+                                          {"f16", KvType::f16},
+                                          {"bf16", KvType::bf16},
+                                          {"i8", KvType::i8},
+                                          {"fp8", KvType::fp8}});
   out.threads = static_cast<int>(options["threads"].integer_or(0, 0, 1024));
   out.isa = options["isa"].string_or("auto");
   out.deterministic = options["deterministic"].boolean_or(false);
@@ -165,6 +167,8 @@ EngineOptions engine_options(const Field& options) {
   out.max_slots = i32(options["maxSlots"]);
   out.max_batched_tokens = i32(options["maxBatchedTokens"]);
   out.kv_bytes = static_cast<uint64_t>(options["kvBytes"].integer(1, kSafe));
+  out.kv_at_most = options["kvAtMost"].boolean_or(false);
+  out.tensor_parallel = static_cast<uint32_t>(options["tensorParallel"].integer_or(1, 1, 64));
   if (const Field adapters = options["adapters"]; !adapters.absent()) {
     for (const Field& adapter : adapters.items()) out.adapters.push_back(adapter_description(adapter));
   }

@@ -63,6 +63,26 @@ Napi::Value cpu_info(const Napi::CallbackInfo& info) {
   return out;
 }
 
+Napi::Value gpus(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto number = [&](uint64_t n) { return Napi::Number::New(env, static_cast<double>(n)); };
+  auto all = Napi::Array::New(env);
+  for (const Gpu& gpu : usable_gpus()) {
+    auto one = Napi::Object::New(env);
+    one.Set("name", gpu.name);
+    one.Set("computeCapability", std::to_string(gpu.major) + "." + std::to_string(gpu.minor));
+    one.Set("totalBytes", number(gpu.total_bytes));
+    one.Set("freeBytes", number(gpu.free_bytes));
+    one.Set("usableBytes", number(gpu.usable_bytes));
+    all.Set(all.Length(), one);
+  }
+  auto out = Napi::Object::New(env);
+  out.Set("gpus", all);
+  const std::string obstacle = nccl_obstacle();
+  out.Set("ncclObstacle", obstacle.empty() ? env.Null() : Napi::String::New(env, obstacle));
+  return out;
+}
+
 Napi::Value read_bandwidth(const Napi::CallbackInfo& info) {
   const auto threads = static_cast<int>(Field(info[0], "threads").integer(1, 1024));
   const auto bytes = static_cast<size_t>(
@@ -135,6 +155,7 @@ Napi::Value read_rows(const Napi::CallbackInfo& info) {
 
 void define_tools(Napi::Env env, Napi::Object exports) {
   exports.Set("cpuInfo", Napi::Function::New<cpu_info>(env, "cpuInfo"));
+  exports.Set("gpus", Napi::Function::New<gpus>(env, "gpus"));
   exports.Set("measureReadBandwidth", Napi::Function::New<read_bandwidth>(env, "measureReadBandwidth"));
   exports.Set("countZeros", Napi::Function::New<count_zeros>(env, "countZeros"));
   exports.Set("readRows", Napi::Function::New<read_rows>(env, "readRows"));

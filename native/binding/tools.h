@@ -4,7 +4,7 @@
 
 namespace filigree::js {
 
-// Functions that need no engine: cpuInfo, measureReadBandwidth, countZeros, readRows.
+// Functions that need no engine: cpuInfo, gpus, measureReadBandwidth, countZeros, readRows.
 void define_tools(Napi::Env env, Napi::Object exports);
 
 }  // namespace filigree::js

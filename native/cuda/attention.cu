@@ -7,8 +7,8 @@ namespace {
 
 constexpr uint32_t kAttendThreads = 128;
 
-// A row of the cache is read in pieces of 16 bytes; a thread asks for kAhead of them before it uses the first.
-constexpr uint32_t kPiece = 8, kAhead = 4;
+// A thread asks for kAhead pieces of the cache before it uses the first.
+constexpr uint32_t kAhead = 4;
 // Of a block that takes several rows: two of them run beside each other.
 constexpr uint32_t kMostShared = 96 << 10;
 
@@ -66,14 +66,17 @@ __global__ void __launch_bounds__(kAttendThreads)
             : 0.0f;
   }
   __syncthreads();
-  // Row of a position, in pieces.
-  const auto place = [&](uint32_t p) {
-    return ((static_cast<size_t>(blocks[(p - begin) / kBlockTokens]) * kv.kv_heads + kv_head) * kBlockTokens +
-            p % kBlockTokens) *
-           pieces;
+  using Piece = typename KvTraits<T>::Piece;
+  const auto row_at = [&](void* pages_of, uint32_t p) {
+    return row_of<T>(pages_of, kv, blocks[(p - begin) / kBlockTokens], kv_head, p);
+  };
+  const auto piece_at = [&](void* pages_of, uint32_t p, uint32_t index) {
+    return p < end ? reinterpret_cast<const Piece*>(row_at(pages_of, p).elements)[index] : Piece{};
+  };
+  const auto scale_at = [&](void* pages_of, uint32_t p) {
+    return p < end ? *row_at(pages_of, p).scale : 0.0f;
   };
 
-  const uint4* const keys = static_cast<const uint4*>(kv.keys);
   const uint32_t eighth = lane % 8;
   float most[kQueries];
 #pragma unroll
@@ -81,13 +84,15 @@ __global__ void __launch_bounds__(kAttendThreads)
   constexpr uint32_t kStep = kAttendThreads / 8;
   for (uint32_t p0 = begin + warp * 4; p0 < end; p0 += kStep * kAhead) {
     float dot[kAhead][kQueries] = {};
-    for (uint32_t piece = eighth; piece < pieces; piece += 8) {
-      uint4 key[kAhead];
+    float scale[kAhead];
+    if constexpr (KvTraits<T>::scaled) {
 #pragma unroll
-      for (uint32_t u = 0; u < kAhead; ++u) {
-        const uint32_t p = p0 + u * kStep + lane / 8;
-        key[u] = p < end ? keys[place(p) + piece] : make_uint4(0, 0, 0, 0);
-      }
+      for (uint32_t u = 0; u < kAhead; ++u) scale[u] = scale_at(kv.keys, p0 + u * kStep + lane / 8);
+    }
+    for (uint32_t piece = eighth; piece < pieces; piece += 8) {
+      Piece key[kAhead];
+#pragma unroll
+      for (uint32_t u = 0; u < kAhead; ++u) key[u] = piece_at(kv.keys, p0 + u * kStep + lane / 8, piece);
 #pragma unroll
       for (uint32_t i = 0; i < 4; ++i) {
         float2 part[kQueries];
@@ -96,8 +101,7 @@ __global__ void __launch_bounds__(kAttendThreads)
           part[g] = *reinterpret_cast<const float2*>(query + g * dim + piece * kPiece + 2 * i);
 #pragma unroll
         for (uint32_t u = 0; u < kAhead; ++u) {
-          const uint32_t bits = i == 0 ? key[u].x : i == 1 ? key[u].y : i == 2 ? key[u].z : key[u].w;
-          const float2 k = widen(bits, kType);
+          const float2 k = widen(key[u], i, kType);
 #pragma unroll
           for (int g = 0; g < kQueries; ++g)
             dot[u][g] = fmaf(k.y, part[g].y, fmaf(k.x, part[g].x, dot[u][g]));
@@ -111,6 +115,7 @@ __global__ void __launch_bounds__(kAttendThreads)
       for (int g = 0; g < kQueries; ++g) {
 #pragma unroll
         for (int o = 4; o; o >>= 1) dot[u][g] += __shfl_xor_sync(~0u, dot[u][g], o);
+        if constexpr (KvTraits<T>::scaled) dot[u][g] *= scale[u];
         const uint32_t sees = context + static_cast<uint32_t>(g / Group);
         if (p < min(end, sees) && p >= oldest(sees)) {
           most[g] = fmaxf(most[g], dot[u][g]);
@@ -142,26 +147,27 @@ __global__ void __launch_bounds__(kAttendThreads)
   }
   __syncthreads();
 
-  const uint4* const values = static_cast<const uint4*>(kv.values);
   const uint32_t piece = thread % pieces, part = thread / pieces;
   if (part < parts) {
     float sum[kQueries][kPiece] = {}, total[kQueries] = {};
     for (uint32_t p0 = begin + part; p0 < end; p0 += parts * kAhead) {
-      uint4 value[kAhead];
+      Piece value[kAhead];
+      float scale[kAhead];
 #pragma unroll
       for (uint32_t u = 0; u < kAhead; ++u) {
-        const uint32_t p = p0 + u * parts;
-        value[u] = p < end ? values[place(p) + piece] : make_uint4(0, 0, 0, 0);
+        value[u] = piece_at(kv.values, p0 + u * parts, piece);
+        if constexpr (KvTraits<T>::scaled) scale[u] = scale_at(kv.values, p0 + u * parts);
       }
 #pragma unroll
       for (uint32_t u = 0; u < kAhead; ++u) {
         const uint32_t p = p0 + u * parts;
-        const float2 v[4] = {widen(value[u].x, kType), widen(value[u].y, kType), widen(value[u].z, kType),
-                             widen(value[u].w, kType)};
+        const float2 v[4] = {widen(value[u], 0, kType), widen(value[u], 1, kType), widen(value[u], 2, kType),
+                             widen(value[u], 3, kType)};
 #pragma unroll
         for (int g = 0; g < kQueries; ++g) {
-          const float w = p < end ? scores[g * shape.split_positions + p - begin] : 0.0f;
+          float w = p < end ? scores[g * shape.split_positions + p - begin] : 0.0f;
           total[g] += w;
+          if constexpr (KvTraits<T>::scaled) w *= scale[u];
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             sum[g][2 * i] = fmaf(w, v[i].x, sum[g][2 * i]);
@@ -267,10 +273,10 @@ cudaError_t attend_as(const StepRows& rows, uint32_t count, const AttentionShape
 cudaError_t attend(const StepRows& rows, uint32_t count, const AttentionShape& shape, const float* q,
                    const KvPages& kv, bool runs, uint32_t splits, float* partials, void* out, uint32_t stride,
                    bool dependent, cudaStream_t stream) {
-  const cudaError_t error =
-      kv.element == KvElement::f16
-          ? attend_as<__half>(rows, count, shape, q, kv, runs, splits, partials, dependent, stream)
-          : attend_as<__nv_bfloat16>(rows, count, shape, q, kv, runs, splits, partials, dependent, stream);
+  const cudaError_t error = with_element(kv.element, [&](auto type) {
+    return attend_as<Pointee<decltype(type)>>(rows, count, shape, q, kv, runs, splits, partials, dependent,
+                                              stream);
+  });
   if (error != cudaSuccess) return error;
   return launch(join_attention_kernel, dim3(shape.heads, count), 64, 0, dependent, stream, rows, shape,
                 kv.head_dim, splits, partials, static_cast<__nv_bfloat16*>(out), stride);

@@ -6,23 +6,31 @@ namespace filigree::cuda {
 namespace {
 
 constexpr uint32_t kAttendThreads = 128;
-constexpr uint32_t kPiece = 8;  // elements of 16 bytes
+
+FILIGREE_DEVICE void copy_piece(void* to, const void* from, uint4) { copy_async16(shared_address(to), from); }
+FILIGREE_DEVICE void copy_piece(void* to, const void* from, uint2) { copy_async8(shared_address(to), from); }
+// Eight elements into shared memory.
+template <class T>
+FILIGREE_DEVICE void copy_piece(T* to, const T* from) {
+  copy_piece(to, from, typename KvTraits<T>::Piece{});
+}
 
 template <class T, int Group>
 struct DecodeShared {
-  uint32_t keys, values, query, scores, turns, sums, weights, bytes;
+  uint32_t keys, values, query, scores, turns, scales, sums, weights, bytes;
   // Places in shared memory, in bytes. dim is a multiple of 8.
   FILIGREE_HD explicit DecodeShared(uint32_t dim) {
     const uint32_t parts = kAttendThreads / (dim / kPiece);
     keys = 0;
-    values = keys + kDecodeSplit * dim * 2;
-    query = values + kDecodeSplit * dim * 2;
+    values = keys + kDecodeSplit * dim * static_cast<uint32_t>(sizeof(T));
+    query = values + kDecodeSplit * dim * static_cast<uint32_t>(sizeof(T));
     scores = query + Group * dim * 4;
     turns = scores + Group * kDecodeSplit * 4;
-    weights = turns + dim * 4;
+    scales = turns + dim * 4;
+    weights = scales + (KvTraits<T>::scaled ? 2 * kDecodeSplit * 4 : 0);
     // The parts' sums come when the keys have been read: their place, where it holds them, lets one more block run beside others.
     const uint32_t end = weights + Group * kMostDecodeSplits * 4, need = parts * Group * (dim + 2) * 4;
-    const bool over_keys = need <= kDecodeSplit * dim * 2;
+    const bool over_keys = need <= values;
     sums = over_keys ? keys : end;
     bytes = over_keys ? end : end + need;
   }
@@ -45,11 +53,13 @@ __global__ void __launch_bounds__(kAttendThreads)
   const uint32_t pieces = dim / kPiece, parts = kAttendThreads / pieces;
   const uint32_t piece = thread % pieces, part = thread / pieces;
   const DecodeShared<T, Group> place(dim);
+  using Piece = typename KvTraits<T>::Piece;
   T* const keys = reinterpret_cast<T*>(bytes + place.keys);              // [kDecodeSplit][dim]
   T* const values = reinterpret_cast<T*>(bytes + place.values);          // [kDecodeSplit][dim]
   float* const query = reinterpret_cast<float*>(bytes + place.query);    // [Group][dim]
   float* const scores = reinterpret_cast<float*>(bytes + place.scores);  // [Group][kDecodeSplit]
   float2* const turns = reinterpret_cast<float2*>(bytes + place.turns);  // [half] cosine, sine
+  float* const scales = reinterpret_cast<float*>(bytes + place.scales);  // [keys, values][kDecodeSplit]
   float* const sums = reinterpret_cast<float*>(bytes + place.sums);      // [parts][Group][dim + 2]
   float* const weights =
       reinterpret_cast<float*>(bytes + place.weights);  // [warps][Group], then [Group][splits]
@@ -71,23 +81,28 @@ __global__ void __launch_bounds__(kAttendThreads)
     int32_t blocks[kBlocks];
 #pragma unroll
     for (uint32_t b = 0; b < kBlocks; ++b) blocks[b] = (first_block + b) * kBlockTokens < end ? table[b] : 0;
-    const uint4* const all_keys = static_cast<const uint4*>(kv.keys) + piece;
-    const uint4* const all_values = static_cast<const uint4*>(kv.values) + piece;
+    const auto block_at = [&](uint32_t p) {
+      const uint32_t b = p / kBlockTokens - first_block;
+      int32_t block = blocks[0];
+#pragma unroll
+      for (uint32_t k = 1; k < kBlocks; ++k) block = b == k ? blocks[k] : block;
+      return static_cast<uint32_t>(block);
+    };
     if (part < parts) {
 #pragma unroll 4
       for (uint32_t p = begin + part; p < stored; p += parts) {
-        const uint32_t b = p / kBlockTokens - first_block;
-        int32_t block = blocks[0];
-#pragma unroll
-        for (uint32_t k = 1; k < kBlocks; ++k) block = b == k ? blocks[k] : block;
-        const size_t at =
-            ((static_cast<size_t>(block) * kv.kv_heads + kv_head) * kBlockTokens + p % kBlockTokens) * pieces;
-        const uint32_t to = ((p - begin) * pieces + piece) * 16;
-        copy_async16(shared_address(bytes) + place.keys + to, all_keys + at);
-        copy_async16(shared_address(bytes) + place.values + to, all_values + at);
+        const uint32_t block = block_at(p), to = (p - begin) * dim + piece * kPiece;
+        copy_piece(keys + to, row_of<T>(kv.keys, kv, block, kv_head, p).elements + piece * kPiece);
+        copy_piece(values + to, row_of<T>(kv.values, kv, block, kv_head, p).elements + piece * kPiece);
       }
     }
     copy_async_commit();
+    if constexpr (KvTraits<T>::scaled) {
+      static_assert(kAttendThreads == 2 * kDecodeSplit);
+      const uint32_t p = begin + thread % kDecodeSplit;
+      void* const from = thread < kDecodeSplit ? kv.keys : kv.values;
+      if (p < stored) scales[thread] = __ldcg(row_of<T>(from, kv, block_at(p), kv_head, p).scale);
+    }
     for (uint32_t d = thread; d < half; d += kAttendThreads) {
       float sine, cosine;
       sincosf(static_cast<float>(position) * in.inv_freq[d], &sine, &cosine);
@@ -110,21 +125,18 @@ __global__ void __launch_bounds__(kAttendThreads)
     const float2 turned = rotated(head[d], head[half + d], turns[d].x, turns[d].y);
     query[g * dim + d] = turned.x * shape.scale, query[g * dim + half + d] = turned.y * shape.scale;
   }
-  if (newest) {
-    const size_t at = page_row(kv, rows, table_of_row, position, kv_head);
-    const float* const key = from + (shape.heads + kv_head) * dim;
-    const float* const value = key + kv.kv_heads * dim;
-    T* const my_key = keys + (end - 1 - begin) * dim;
-    T* const my_value = values + (end - 1 - begin) * dim;
-    for (uint32_t d = thread; d < half; d += kAttendThreads) {
-      const float2 turned = rotated(key[d], key[half + d], turns[d].x, turns[d].y);
-      put(my_key + d, turned.x), put(my_key + half + d, turned.y);
-      put(my_value + d, value[d]), put(my_value + half + d, value[half + d]);
-      T* const cached_key = static_cast<T*>(kv.keys) + at;
-      T* const cached_value = static_cast<T*>(kv.values) + at;
-      put(cached_key + d, turned.x), put(cached_key + half + d, turned.y);
-      put(cached_value + d, value[d]), put(cached_value + half + d, value[half + d]);
-    }
+  if (newest && warp < 2) {  // one the key, one the value
+    const uint32_t slot = end - 1 - begin;
+    const float* const head = from + (shape.heads + kv_head + (warp == 0 ? 0 : kv.kv_heads)) * dim;
+    const HeadPairs pairs(lane, half, [&](uint32_t d) {
+      const float a = head[d], b = head[half + d];
+      return warp == 0 ? rotated(a, b, turns[d].x, turns[d].y) : make_float2(a, b);
+    });
+    const float scale = pairs.template scale<T>();
+    const uint32_t at = static_cast<uint32_t>(position), block = block_of(rows, table_of_row, at);
+    pairs.store(row_of<T>(warp == 0 ? kv.keys : kv.values, kv, block, kv_head, at), scale, lane, half);
+    pairs.store(KvRow<T>{(warp == 0 ? keys : values) + slot * dim, scales + warp * kDecodeSplit + slot},
+                scale, lane, half);
   }
   copy_async_wait<0>();
   __syncthreads();
@@ -139,10 +151,10 @@ __global__ void __launch_bounds__(kAttendThreads)
     float dot[Group] = {};
     if (p < count) {
       for (uint32_t q = eighth; q < pieces; q += 8) {
-        const uint4 key = *reinterpret_cast<const uint4*>(keys + p * dim + q * kPiece);
+        const Piece key = *reinterpret_cast<const Piece*>(keys + p * dim + q * kPiece);
 #pragma unroll
         for (uint32_t i = 0; i < 4; ++i) {
-          const float2 k = widen(i == 0 ? key.x : i == 1 ? key.y : i == 2 ? key.z : key.w, kType);
+          const float2 k = widen(key, i, kType);
 #pragma unroll
           for (int g = 0; g < Group; ++g) {
             const float2 part = *reinterpret_cast<const float2*>(query + g * dim + q * kPiece + 2 * i);
@@ -156,6 +168,7 @@ __global__ void __launch_bounds__(kAttendThreads)
 #pragma unroll
       for (int o = 4; o; o >>= 1) dot[g] += __shfl_xor_sync(~0u, dot[g], o);
       if (p < count) {
+        if constexpr (KvTraits<T>::scaled) dot[g] *= scales[p];
         most[g] = fmaxf(most[g], dot[g]);
         if (eighth == 0) scores[g * kDecodeSplit + p] = dot[g];
       }
@@ -181,13 +194,14 @@ __global__ void __launch_bounds__(kAttendThreads)
   if (part < parts) {
     float sum[Group][kPiece] = {}, total[Group] = {};
     for (uint32_t p = part; p < count; p += parts) {
-      const uint4 value = *reinterpret_cast<const uint4*>(values + p * dim + piece * kPiece);
-      const float2 v[4] = {widen(value.x, kType), widen(value.y, kType), widen(value.z, kType),
-                           widen(value.w, kType)};
+      const Piece value = *reinterpret_cast<const Piece*>(values + p * dim + piece * kPiece);
+      const float2 v[4] = {widen(value, 0, kType), widen(value, 1, kType), widen(value, 2, kType),
+                           widen(value, 3, kType)};
 #pragma unroll
       for (int g = 0; g < Group; ++g) {
-        const float w = scores[g * kDecodeSplit + p];
+        float w = scores[g * kDecodeSplit + p];
         total[g] += w;
+        if constexpr (KvTraits<T>::scaled) w *= scales[kDecodeSplit + p];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           sum[g][2 * i] = fmaf(w, v[i].x, sum[g][2 * i]);
@@ -286,13 +300,12 @@ cudaError_t decode_attend(const StepRows& rows, uint32_t count, const AttentionS
                           cudaStream_t stream) {
   if (splits > kMostDecodeSplits) return cudaErrorInvalidValue;
   __nv_bfloat16* const to = static_cast<__nv_bfloat16*>(out);
-#define FILIGREE_DECODE(GROUP)                                                                               \
-  case GROUP:                                                                                                \
-    return kv.element == KvElement::f16                                                                      \
-               ? decode_as<__half, GROUP>(rows, count, shape, in, kv, splits, partials, arrivals, to,        \
-                                          stride, dependent, stream)                                         \
-               : decode_as<__nv_bfloat16, GROUP>(rows, count, shape, in, kv, splits, partials, arrivals, to, \
-                                                 stride, dependent, stream);
+#define FILIGREE_DECODE(GROUP)                                                                       \
+  case GROUP:                                                                                        \
+    return with_element(kv.element, [&](auto type) {                                                 \
+      return decode_as<Pointee<decltype(type)>, GROUP>(rows, count, shape, in, kv, splits, partials, \
+                                                       arrivals, to, stride, dependent, stream);     \
+    });
   switch (shape.heads / kv.kv_heads) {
     FILIGREE_DECODE(1)
     FILIGREE_DECODE(2)

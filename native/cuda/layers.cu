@@ -52,35 +52,34 @@ __global__ void __launch_bounds__(kNormThreads)
   }
 }
 
+// A warp takes a head.
 template <class T>
 __global__ void rotate_kernel(const StepRows rows, const float* qkv, uint32_t qkv_stride, uint32_t heads,
                               const float* inv_freq, float attention_scale, const KvPages kv, float* q) {
   let_next_start();
   wait_for_inputs();
-  const uint32_t row = blockIdx.x, half = kv.head_dim / 2;
+  const uint32_t row = blockIdx.x, half = kv.head_dim / 2, lane = threadIdx.x % 32;
   const int32_t position = rows.positions[row];
   if (position < 0) return;
+  const uint32_t at = static_cast<uint32_t>(position), block = block_of(rows, rows.tables[row], at);
   const float* from = qkv + static_cast<size_t>(row) * qkv_stride;
-  T* const keys = static_cast<T*>(kv.keys);
-  T* const values = static_cast<T*>(kv.values);
-  for (uint32_t i = threadIdx.x; i < (heads + 2 * kv.kv_heads) * half; i += blockDim.x) {
-    const uint32_t head = i / half, d = i % half;
-    const float a = from[head * kv.head_dim + d], b = from[head * kv.head_dim + half + d];
-    if (head >= heads + kv.kv_heads) {
-      const size_t at = page_row(kv, rows, rows.tables[row], position, head - heads - kv.kv_heads) + d;
-      put(values + at, a), put(values + at + half, b);
-      continue;
-    }
-    float sine, cosine;
-    sincosf(static_cast<float>(position) * inv_freq[d], &sine, &cosine);
-    sine *= attention_scale, cosine *= attention_scale;
-    const float2 turned = rotated(a, b, cosine, sine);
+  for (uint32_t head = threadIdx.x / 32; head < heads + 2 * kv.kv_heads; head += blockDim.x / 32) {
+    const float* const of_head = from + head * kv.head_dim;
+    const bool value = head >= heads + kv.kv_heads;
+    const HeadPairs pairs(lane, half, [&](uint32_t d) {
+      const float a = of_head[d], b = of_head[half + d];
+      if (value) return make_float2(a, b);
+      float sine, cosine;
+      sincosf(static_cast<float>(position) * inv_freq[d], &sine, &cosine);
+      return rotated(a, b, cosine * attention_scale, sine * attention_scale);
+    });
     if (head < heads) {
-      float* to = q + (static_cast<size_t>(row) * heads + head) * kv.head_dim + d;
-      to[0] = turned.x, to[half] = turned.y;
+      float* const to = q + (static_cast<size_t>(row) * heads + head) * kv.head_dim;
+      pairs.store(KvRow<float>{to, nullptr}, 1.0f, lane, half);
     } else {
-      const size_t at = page_row(kv, rows, rows.tables[row], position, head - heads) + d;
-      put(keys + at, turned.x), put(keys + at + half, turned.y);
+      const KvRow<T> to = value ? row_of<T>(kv.values, kv, block, head - heads - kv.kv_heads, at)
+                                : row_of<T>(kv.keys, kv, block, head - heads, at);
+      pairs.store(to, pairs.template scale<T>(), lane, half);
     }
   }
 }
@@ -131,9 +130,10 @@ cudaError_t rms_norm(const float* h, const int32_t* from, uint32_t count, const 
 cudaError_t rotate_and_store(const StepRows& rows, uint32_t count, const float* qkv, uint32_t qkv_stride,
                              uint32_t heads, const float* inv_freq, float attention_scale, const KvPages& kv,
                              float* q, bool dependent, cudaStream_t stream) {
-  const auto kernel = kv.element == KvElement::f16 ? rotate_kernel<__half> : rotate_kernel<__nv_bfloat16>;
-  return launch(kernel, dim3(count), 512, 0, dependent, stream, rows, qkv, qkv_stride, heads, inv_freq,
-                attention_scale, kv, q);
+  return with_element(kv.element, [&](auto type) {
+    return launch(rotate_kernel<Pointee<decltype(type)>>, dim3(count), 512, 0, dependent, stream, rows, qkv,
+                  qkv_stride, heads, inv_freq, attention_scale, kv, q);
+  });
 }
 
 cudaError_t swiglu(const void* gate_up, uint32_t gate_up_stride, bool interleaved, uint32_t columns,
@@ -152,7 +152,8 @@ cudaError_t add_bias(float* x, uint32_t stride, const float* bias, uint32_t colu
 cudaError_t copy_block(const KvPages& first_layer, size_t layer_bytes, uint32_t layers, int32_t from,
                        int32_t to, cudaStream_t stream) {
   if (from == to) return cudaSuccess;
-  const size_t block = size_t{kBlockTokens} * first_layer.kv_heads * first_layer.head_dim * 2 / sizeof(uint4);
+  const size_t block =
+      size_t{first_layer.kv_heads} * kv_head_bytes(first_layer.element, first_layer.head_dim) / sizeof(uint4);
   copy_block_kernel<<<layers, kThreads, 0, stream>>>(static_cast<uint4*>(first_layer.keys),
                                                      static_cast<uint4*>(first_layer.values),
                                                      layer_bytes / sizeof(uint4), block, from, to);

@@ -10,7 +10,8 @@
 
 namespace filigree::cuda {
 
-enum class KvElement : uint32_t { f16 = 0, bf16 = 1 };
+// i8 and e4m3 (fp8) come with a scale for each position and head: element = scale * code.
+enum class KvElement : uint32_t { f16 = 0, bf16 = 1, i8 = 2, e4m3 = 3 };
 
 // Device arrays, [rows] each.
 struct StepRows {
@@ -21,15 +22,23 @@ struct StepRows {
   uint32_t table_stride = 0;
 };
 
-// The paged cache of one layer: keys and values [block][kv_head][16 positions][head_dim].
+inline constexpr uint32_t kBlockTokens = 16;
+
+// Bytes of one head of a block: [16 positions][head_dim], then, where there are scales, f32 [16].
+constexpr uint32_t kv_element_bytes(KvElement e) {
+  return e == KvElement::f16 || e == KvElement::bf16 ? 2 : 1;
+}
+constexpr uint32_t kv_head_bytes(KvElement e, uint32_t head_dim) {
+  return kBlockTokens * (head_dim * kv_element_bytes(e) + (kv_element_bytes(e) == 1 ? 4 : 0));
+}
+
+// The paged cache of one layer: keys and values, [block][kv_head] of kv_head_bytes() each.
 struct KvPages {
   KvElement element = KvElement::f16;
   uint32_t kv_heads = 0, head_dim = 0;
   void* keys = nullptr;
   void* values = nullptr;
 };
-
-inline constexpr uint32_t kBlockTokens = 16;
 
 // h[row] = table[token], table bf16 [vocabulary][hidden], h f32.
 cudaError_t embed(const StepRows& rows, uint32_t count, const void* table, uint32_t hidden, float* h,

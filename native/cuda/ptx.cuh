@@ -131,6 +131,9 @@ FILIGREE_DEVICE void let_next_start() {
 FILIGREE_DEVICE void copy_async16(uint32_t to, const void* from) {
   asm volatile("cp.async.cg.shared.global [%0],[%1],16;" ::"r"(to), "l"(from) : "memory");
 }
+FILIGREE_DEVICE void copy_async8(uint32_t to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0],[%1],8;" ::"r"(to), "l"(from) : "memory");
+}
 // Zeros where nothing is wanted; `from` must be a valid address even so.
 FILIGREE_DEVICE void copy_async16_or_zero(uint32_t to, const void* from, bool wanted) {
   asm volatile("cp.async.cg.shared.global [%0],[%1],16,%2;" ::"r"(to), "l"(from), "r"(wanted ? 16 : 0)

@@ -21,13 +21,15 @@ uint32_t bucket_of(uint32_t rows) {
 }  // namespace
 
 Runner::Runner(DecoderShape shape, DeviceBuffer embedding, DeviceBuffer final_norm, DeviceProjection head,
-               std::vector<DeviceLayer> layers, std::unique_ptr<Blas> blas)
+               std::vector<DeviceLayer> layers, std::unique_ptr<Blas> blas,
+               std::unique_ptr<Collective> collective)
     : shape_(std::move(shape)),
       embedding_(std::move(embedding)),
       final_norm_(std::move(final_norm)),
       head_(std::move(head)),
       layers_(std::move(layers)),
-      blas_(std::move(blas)) {
+      blas_(std::move(blas)),
+      collective_(std::move(collective)) {
   const DecoderShape& s = shape_;
   // Rows of whole buckets, so that a padded step fits.
   const uint32_t rows = std::max(s.max_rows, 32u), logit_rows = std::max(s.max_logit_rows, 32u);
@@ -46,7 +48,7 @@ Runner::Runner(DecoderShape shape, DeviceBuffer embedding, DeviceBuffer final_no
     most_decode_splits_ = std::min(kMostDecodeSplits, ceil_div(s.max_positions, kDecodeSplit));
 
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
-  const uint64_t page_bytes = uint64_t{s.layers} * s.blocks * s.kv_heads * s.head_dim * kBlockTokens * 2;
+  const uint64_t page_bytes = kv_bytes_per_block(s.kv, s.layers, s.kv_heads, s.head_dim) / 2 * s.blocks;
   keys_ = DeviceBuffer(page_bytes, "the KV cache");
   values_ = DeviceBuffer(page_bytes, "the KV cache");
   inv_freq_ = workspace(s.inv_freq.size() * sizeof(float));
@@ -55,10 +57,7 @@ Runner::Runner(DecoderShape shape, DeviceBuffer embedding, DeviceBuffer final_no
   const size_t step_bytes =
       (3 * size_t{rows} + logit_rows + size_t{most_tables_} * table_stride_) * sizeof(int32_t);
   step_ = workspace(step_bytes);
-  check(cudaMallocHost(&host_step_, step_bytes), "pinned memory");
-  check(cudaMallocHost(reinterpret_cast<void**>(&host_logits_),
-                       size_t{logit_rows} * s.vocabulary * sizeof(float)),
-        "pinned memory");
+  host_step_ = PinnedBuffer(step_bytes);
   int32_t* const step = step_.as<int32_t>();
   rows_ = {step, step + rows, step + 2 * rows, step + 3 * rows + logit_rows, table_stride_};
   logit_rows_ = step + 3 * rows;
@@ -84,7 +83,8 @@ Runner::Runner(DecoderShape shape, DeviceBuffer embedding, DeviceBuffer final_no
   wide_ = workspace(size_t{rows} * layer_widest * 2);
   partials_ = workspace(partial);
   expanded_ = workspace(expanded);
-  logits_ = workspace(size_t{logit_rows} * s.vocabulary * 4);
+  logits_ = workspace(size_t{logit_rows} * head_.out * 4);
+  if (collective_) sums_ = workspace(hidden_.size());
   state_ = workspace(size_t{s.hidden} * 4);
   attention_partials_ =
       workspace(std::max(attention_floats(attention_, s.head_dim, rows, most_splits_),
@@ -96,13 +96,30 @@ Runner::Runner(DecoderShape shape, DeviceBuffer embedding, DeviceBuffer final_no
 }
 
 Runner::~Runner() {
-  for (const auto& [key, graph] : graphs_) cudaGraphExecDestroy(graph);
+  drop_graphs();
   if (stream_) {
     cudaStreamSynchronize(stream_);
     cudaStreamDestroy(stream_);
   }
-  cudaFreeHost(host_step_);
-  cudaFreeHost(host_logits_);
+}
+
+void Runner::drop_graphs() {
+  for (const auto& [key, graph] : graphs_) cudaGraphExecDestroy(graph);
+  graphs_.clear();
+}
+
+// A sum over devices never ends if one of them fails: those that wait for it look up from time to time.
+void Runner::wait(const char* what) {
+  if (!collective_) return check(cudaStreamSynchronize(stream_), what);
+  cudaError_t error;
+  while ((error = cudaStreamQuery(stream_)) == cudaErrorNotReady) {
+    if (!collective_->cancelled()) continue;
+    drop_graphs();
+    collective_->abort();
+    throw Error(ErrorCode::internal, "another GPU of this model has failed");
+  }
+  cudaGetLastError();  // that it was not ready
+  check(error, what);
 }
 
 DeviceBuffer Runner::workspace(size_t bytes) {
@@ -134,26 +151,39 @@ void Runner::project(const DeviceProjection& p, const Input& x, Store store, voi
 }
 
 void Runner::project_normed(const DeviceProjection& p, uint32_t rows, const DeviceBuffer& norm, Store store,
-                            void* out, uint32_t out_stride, bool dependent) {
+                            void* out, uint32_t out_stride, bool first_dependent, bool dependent) {
   Input x{rows, x_stride_, normed_.data()};
   if (std::all_of(p.parts.begin(), p.parts.end(),
                   [&](const DeviceProjection::Part& part) { return part.matrix.normalizes(rows); })) {
     x.hidden = hidden_.as<float>(), x.norm = norm.as<float>(), x.norm_eps = shape_.norm_eps;
+    dependent = first_dependent;
   } else {
     check(rms_norm(hidden_.as<float>(), nullptr, rows, norm.as<float>(), shape_.norm_eps, shape_.hidden,
-                   normed_.data(), x_stride_, nullptr, dependent, stream_),
+                   normed_.data(), x_stride_, nullptr, first_dependent, stream_),
           "norm");
   }
   project(p, x, store, out, out_stride, dependent);
 }
 
+void Runner::project_residual(const DeviceProjection& p, const Input& x, bool dependent) {
+  float* const h = hidden_.as<float>();
+  if (!collective_) return project(p, x, Store::add, h, shape_.hidden, dependent);
+  // Every device has the same residual stream; the first one's enters the sum.
+  const bool first = collective_->rank() == 0;
+  float* const mine = first ? h : sums_.as<float>();
+  project(p, x, first ? Store::add : Store::f32, mine, shape_.hidden, dependent);
+  collective_->add(mine, h, size_t{x.tokens} * shape_.hidden, stream_);
+}
+
 void Runner::enqueue(uint32_t rows, uint32_t splits, bool decode, bool runs, bool dependent) {
   const DecoderShape& s = shape_;
-  float* const h = hidden_.as<float>();
-  check(embed(rows_, rows, embedding_.data(), s.hidden, h, false, stream_), "embedding");
+  // No kernel of ours: what follows a sum over devices does not start before it ends.
+  const bool after_sum = dependent && !collective_;
+  check(embed(rows_, rows, embedding_.data(), s.hidden, hidden_.as<float>(), false, stream_), "embedding");
   for (uint32_t l = 0; l < s.layers; ++l) {
     const DeviceLayer& layer = layers_[l];
-    project_normed(layer.qkv, rows, layer.attention_norm, Store::f32, qkv_.data(), layer.qkv.out, dependent);
+    project_normed(layer.qkv, rows, layer.attention_norm, Store::f32, qkv_.data(), layer.qkv.out,
+                   l == 0 ? dependent : after_sum, dependent);
     if (decode) {
       check(decode_attend(rows_, rows, attention_,
                           {qkv_.as<float>(), layer.qkv.out, inv_freq_.as<float>(), s.attention_scale},
@@ -168,17 +198,18 @@ void Runner::enqueue(uint32_t rows, uint32_t splits, bool decode, bool runs, boo
                    attention_partials_.as<float>(), attended_.data(), attended_stride_, dependent, stream_),
             "attention");
     }
-    project(layer.output, {rows, attended_stride_, attended_.data()}, Store::add, h, s.hidden, dependent);
+    project_residual(layer.output, {rows, attended_stride_, attended_.data()}, dependent);
     if (layer.gate_up.interleaved) {
-      project_normed(layer.gate_up, rows, layer.ffn_norm, Store::swiglu, ffn_.data(), ffn_stride_, dependent);
+      project_normed(layer.gate_up, rows, layer.ffn_norm, Store::swiglu, ffn_.data(), ffn_stride_, after_sum,
+                     dependent);
     } else {
       project_normed(layer.gate_up, rows, layer.ffn_norm, Store::bf16, wide_.data(), layer.gate_up.out,
-                     dependent);
+                     after_sum, dependent);
       check(swiglu(wide_.data(), layer.gate_up.out, false, layer.gate_up.out / 2, rows, ffn_.data(),
                    ffn_stride_, dependent, stream_),
             "SwiGLU");
     }
-    project(layer.down, {rows, ffn_stride_, ffn_.data()}, Store::add, h, s.hidden, dependent);
+    project_residual(layer.down, {rows, ffn_stride_, ffn_.data()}, dependent);
   }
 }
 
@@ -204,12 +235,12 @@ void Runner::replay(uint64_t key, const Enqueue& launches) {
 void Runner::forward(std::span<const RowRun> runs) {
   uint32_t count = 0, tables = 0;
   int32_t longest = 0;
-  int32_t* const host = static_cast<int32_t*>(host_step_);
+  int32_t* const host = host_step_.as<int32_t>();
   const uint32_t max_rows = shape_.max_rows;
   int32_t* const table = host + 3 * max_rows + shape_.max_logit_rows;
   bool single = true;
   // What the step before still copies from this memory is over: logits() and final_state() wait, and so does this.
-  check(cudaStreamSynchronize(stream_), "the step before");
+  wait("the step before");
   for (const RowRun& run : runs) {
     const int32_t end = run.position + static_cast<int32_t>(run.tokens.size());
     std::memcpy(table + size_t{tables} * table_stride_, run.blocks,
@@ -250,12 +281,12 @@ void Runner::enqueue_head(uint32_t rows, bool dependent) {
   check(rms_norm(hidden_.as<float>(), logit_rows_, rows, final_norm_.as<float>(), s.norm_eps, s.hidden,
                  normed_.data(), x_stride_, nullptr, dependent, stream_),
         "norm");
-  project(head_, {rows, x_stride_, normed_.data()}, Store::f32, logits_.data(), s.vocabulary, dependent);
+  project(head_, {rows, x_stride_, normed_.data()}, Store::f32, logits_.data(), head_.out, dependent);
 }
 
-const float* Runner::logits(std::span<const uint32_t> rows) {
+void Runner::logits(std::span<const uint32_t> rows, float* out, size_t stride) {
   const uint32_t count = static_cast<uint32_t>(rows.size());
-  int32_t* const host = static_cast<int32_t*>(host_step_) + 3 * shape_.max_rows;
+  int32_t* const host = host_step_.as<int32_t>() + 3 * shape_.max_rows;
   const uint32_t bucket = bucket_of(count), padded = bucket ? bucket : count;
   for (uint32_t i = 0; i < padded; ++i) host[i] = i < count ? static_cast<int32_t>(rows[i]) : 0;
   check(cudaMemcpyAsync(logit_rows_, host, padded * sizeof(int32_t), cudaMemcpyHostToDevice, stream_),
@@ -265,11 +296,11 @@ const float* Runner::logits(std::span<const uint32_t> rows) {
   } else {
     enqueue_head(count, false);
   }
-  check(cudaMemcpyAsync(host_logits_, logits_.data(), size_t{count} * shape_.vocabulary * sizeof(float),
-                        cudaMemcpyDeviceToHost, stream_),
+  const size_t row = size_t{head_.out} * sizeof(float);
+  check(cudaMemcpy2DAsync(out, stride * sizeof(float), logits_.data(), row, row, count,
+                          cudaMemcpyDeviceToHost, stream_),
         "logits");
-  check(cudaStreamSynchronize(stream_), "a step");
-  return host_logits_;
+  wait("a step");
 }
 
 void Runner::final_state(uint32_t row, float* out) {
@@ -280,7 +311,7 @@ void Runner::final_state(uint32_t row, float* out) {
   check(cudaMemcpyAsync(out, state_.data(), size_t{shape_.hidden} * sizeof(float), cudaMemcpyDeviceToHost,
                         stream_),
         "state");
-  check(cudaStreamSynchronize(stream_), "a step");
+  wait("a step");
 }
 
 }  // namespace filigree::cuda

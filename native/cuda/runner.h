@@ -5,16 +5,17 @@
 #include <span>
 #include <vector>
 
+#include "cuda/collective.h"
 #include "cuda/device.h"
 #include "cuda/layers.h"
 #include "cuda/matrix.h"
 
 namespace filigree::cuda {
 
-// A decoder on the device: weights, cache, workspaces, and the launches of a step. What the model is called and where it came
-// from is the caller's.
+// A decoder on the device, or one device's part of it: weights, cache, workspaces, and the launches of a step. What the model is
+// called and where it came from is the caller's.
 struct DecoderShape {
-  uint32_t hidden = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0, vocabulary = 0;
+  uint32_t hidden = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0;
   uint32_t ffn_cols = 0;  // input of the down projection
   float norm_eps = 0;
   uint32_t sliding_window = 0;
@@ -51,44 +52,58 @@ struct RowRun {
   const int32_t* blocks = nullptr;
 };
 
+// Used by one thread, whose current device is its own. collective: null, or the device's end among those that share a model; their
+// steps are the same, and what their output and down projections add to the residual stream is summed over all.
 class Runner {
  public:
   Runner(DecoderShape shape, DeviceBuffer embedding, DeviceBuffer final_norm, DeviceProjection head,
-         std::vector<DeviceLayer> layers, std::unique_ptr<Blas> blas);
+         std::vector<DeviceLayer> layers, std::unique_ptr<Blas> blas, std::unique_ptr<Collective> collective);
   ~Runner();
 
   void copy_block(int32_t from, int32_t to);
   void forward(std::span<const RowRun> runs);
-  // Host memory [rows.size()][vocabulary].
-  const float* logits(std::span<const uint32_t> rows);
+  // Into pinned memory of the host, [rows.size()][logit_columns()], `stride` apart.
+  void logits(std::span<const uint32_t> rows, float* out, size_t stride);
+  uint32_t logit_columns() const { return head_.out; }
   void final_state(uint32_t row, float* out);
+  // From any thread: this device has failed, the others need not wait for it.
+  void cancel() {
+    if (collective_) collective_->cancel();
+  }
 
   uint64_t kv_bytes() const { return keys_.size() + values_.size(); }
   uint64_t workspace_bytes() const { return workspace_bytes_; }
-  static uint64_t kv_bytes_per_block(uint32_t layers, uint32_t kv_heads, uint32_t head_dim) {
-    return uint64_t{2} * layers * kv_heads * head_dim * 2 * kBlockTokens;
+  static uint64_t kv_bytes_per_block(KvElement element, uint32_t layers, uint32_t kv_heads,
+                                     uint32_t head_dim) {
+    return uint64_t{2} * layers * kv_heads * kv_head_bytes(element, head_dim);
   }
 
  private:
   KvPages pages(uint32_t layer) const;
   // decode: one row a sequence, attended as such. runs: several rows of some.
   void enqueue(uint32_t rows, uint32_t splits, bool decode, bool runs, bool dependent);
-  // What a layer makes of the residual stream: its norm, inside the product where that can be, and the projection.
+  // What a layer makes of the residual stream: its norm, inside the product where that can be, and the projection. first_dependent: of
+  // the first launch, whose predecessor may be none of ours.
   void project_normed(const DeviceProjection& p, uint32_t rows, const DeviceBuffer& norm, Store store,
-                      void* out, uint32_t out_stride, bool dependent);
+                      void* out, uint32_t out_stride, bool first_dependent, bool dependent);
   void project(const DeviceProjection& p, const Input& x, Store store, void* out, uint32_t out_stride,
                bool dependent);
+  // hidden_ += the projection, of all devices.
+  void project_residual(const DeviceProjection& p, const Input& x, bool dependent);
   void enqueue_head(uint32_t rows, bool dependent);
   // Replays, or first captures, what `enqueue` launches.
   template <class Enqueue>
   void replay(uint64_t key, const Enqueue& enqueue);
   DeviceBuffer workspace(size_t bytes);
+  void wait(const char* what);
+  void drop_graphs();
 
   DecoderShape shape_;
   DeviceBuffer embedding_, final_norm_, inv_freq_;
   DeviceProjection head_;
   std::vector<DeviceLayer> layers_;
   std::unique_ptr<Blas> blas_;
+  std::unique_ptr<Collective> collective_;
   AttentionShape attention_;
   uint32_t x_stride_, attended_stride_, ffn_stride_, table_stride_, most_tables_, most_splits_;
   uint32_t most_decode_splits_ = 0;  // 0: rows of decoding are attended as those of prompts
@@ -97,9 +112,8 @@ class Runner {
   DeviceBuffer keys_, values_;
   DeviceBuffer step_;  // tokens, positions, tables [max_rows] each, logit rows, then block tables
   DeviceBuffer hidden_, normed_, qkv_, q_, attended_, ffn_, wide_, partials_, attention_partials_, expanded_,
-      logits_, state_, arrivals_;
-  void* host_step_ = nullptr;     // pinned, as step_
-  float* host_logits_ = nullptr;  // pinned
+      logits_, state_, arrivals_, sums_;
+  PinnedBuffer host_step_;  // as step_
   cudaStream_t stream_ = nullptr;
   StepRows rows_;
   int32_t* logit_rows_ = nullptr;

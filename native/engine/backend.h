@@ -66,4 +66,15 @@ std::unique_ptr<Backend> make_cuda_backend(const ModelDescription& model, const 
 // Empty if this build can use a GPU of this machine; else why not.
 std::string cuda_obstacle();
 
+struct Gpu {
+  std::string name;
+  int major = 0, minor = 0;  // compute capability
+  uint64_t total_bytes = 0, free_bytes = 0;
+  uint64_t usable_bytes = 0;  // of the free ones, what weights and KV cache may take
+};
+// Those that this build can use; none where there is an obstacle.
+std::vector<Gpu> usable_gpus();
+// Empty if a model can be divided among several; else why not.
+std::string nccl_obstacle();
+
 }  // namespace filigree

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "base/status.h"
 #include "engine/adapter.h"
 #include "engine/backend.h"
 #include "engine/graph.h"
@@ -31,6 +32,8 @@ class CpuBackend final : public Backend {
   CpuBackend(const ModelDescription& model, const EngineOptions& options, const CpuFeatures& cpu,
              ThreadPool& pool, const LoadProgress& progress) {
     const ModelConfig& c = model.config;
+    if (options.kv == KvType::fp8)
+      throw Error(ErrorCode::unsupported, "on the CPU the KV cache is f32, f16, bf16 or i8 (--kv)");
     const KvLayout layout{options.kv, static_cast<int>(c.kv_heads), static_cast<int>(c.head_dim)};
     const uint64_t bytes_per_block = uint64_t{layout.bytes_per_block()} * c.layers;
     info_.kv_blocks = kv_block_count(bytes_per_block, options);

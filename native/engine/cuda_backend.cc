@@ -1,10 +1,10 @@
 #include <algorithm>
-#include <cstring>
 
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "cuda/runner.h"
 #include "engine/backend.h"
+#include "engine/partition.h"
 
 namespace filigree {
 namespace {
@@ -13,13 +13,13 @@ namespace {
 constexpr uint32_t kMostRows = 1024, kMostLogitRows = 32;
 // Below so many zeros the dense product of the library is faster for one token, too.
 constexpr double kMinZeros = 0.35, kNever = 2;
-// Least memory of the device that the KV cache leaves to others.
-constexpr uint64_t kOtherBytes = uint64_t{1} << 30;
 
 cuda::KvElement kv_element(KvType type) {
   if (type == KvType::f16) return cuda::KvElement::f16;
   if (type == KvType::bf16) return cuda::KvElement::bf16;
-  throw Error(ErrorCode::unsupported, "on a GPU the KV cache is f16 or bf16 (--kv)");
+  if (type == KvType::i8) return cuda::KvElement::i8;
+  if (type == KvType::fp8) return cuda::KvElement::e4m3;
+  throw Error(ErrorCode::unsupported, "on a GPU the KV cache is f16, bf16, i8 or fp8 (--kv)");
 }
 
 template <class T>
@@ -29,27 +29,85 @@ cuda::DeviceBuffer uploaded(const std::vector<T>& values) {
   return out;
 }
 
+// Dense weights are held as bf16; that they were rounded to fewer bits before still shows.
+std::string format_name(linear::Format format, bool sparse) {
+  const std::string name = linear::name_of(format);
+  if (sparse) return name + "-sparse";
+  return format == linear::Format::f32 || format == linear::Format::bf16 ? "bf16" : name + "-as-bf16";
+}
+
+// A model's weights, or one device's share of them, on their way there. Used by the device's thread.
+struct DeviceWeights {
+  cuda::MatrixOptions matrices;
+  std::unique_ptr<cuda::Blas> blas;
+  WeightStatistics statistics;
+  cuda::DeviceBuffer embedding, final_norm;
+  cuda::DeviceProjection head;
+  std::vector<cuda::DeviceLayer> layers;
+
+  cuda::DeviceProjection take(const Projection& from) {
+    cuda::DeviceProjection to;
+    to.out = from.out;
+    to.bias = uploaded(from.bias);
+    for (const Projection::Part& part : from.parts) {
+      const linear::Matrix& m = part.packed.matrix();
+      to.parts.push_back({cuda::DeviceMatrix(m, matrices), part.column});
+      const cuda::DeviceMatrix& matrix = to.parts.back().matrix;
+      statistics.bytes += matrix.bytes();
+      statistics.decode_bytes += matrix.decode_bytes();
+      statistics.zeros += static_cast<uint64_t>((1 - matrix.density()) * static_cast<double>(m.rows) *
+                                                static_cast<double>(m.cols));
+      statistics.formats[format_name(m.format, matrix.sparse())] += matrix.bytes();
+    }
+    return to;
+  }
+
+  void take_layer(const LayerWeights& from) {
+    cuda::DeviceLayer to;
+    to.attention_norm = uploaded(from.attention_norm);
+    to.ffn_norm = uploaded(from.ffn_norm);
+    to.qkv = take(from.qkv);
+    to.output = take(from.output);
+    to.gate_up = take(from.gate_up);
+    to.gate_up.interleaved = from.interleaved;
+    to.down = take(from.down);
+    layers.push_back(std::move(to));
+  }
+
+  void take_embedding(const linear::Matrix& m) {
+    const cuda::DeviceMatrix dense(m, {matrices.device, true, kNever, false});
+    embedding = cuda::DeviceBuffer(size_t{m.rows} * m.cols * 2, "the embedding");
+    cuda::check(cudaMemcpy(embedding.data(), dense.dense(), embedding.size(), cudaMemcpyDeviceToDevice),
+                "the embedding");
+    statistics.bytes += embedding.size();
+  }
+};
+
+// One device, or several that each hold a part of every layer (partition.h) and a thread.
 class CudaBackend final : public Backend {
  public:
   CudaBackend(const ModelDescription& model, const EngineOptions& options, const CpuFeatures& cpu,
-              ThreadPool& pool, const LoadProgress& progress) {
+              ThreadPool& pool, const LoadProgress& progress)
+      : ranks_(options.tensor_parallel), threads_(static_cast<int>(ranks_)), runners_(ranks_) {
     const ModelConfig& c = model.config;
-    cuda::DeviceInfo device;
+    std::vector<cuda::DeviceInfo> devices;
     std::string obstacle;
-    if (!cuda::find_device(&device, &obstacle)) throw Error(ErrorCode::unsupported, obstacle);
-    cuda::DecoderShape shape;
-    shape.kv = kv_element(options.kv);
-    shape.dependent_launch = device.major >= 9;
-    const uint32_t group = c.heads / c.kv_heads;
-    if (c.head_dim % 8 != 0 || c.head_dim > 256 || group > 8)
+    if (!cuda::find_devices(ranks_, &devices, &obstacle)) throw Error(ErrorCode::unsupported, obstacle);
+    if (c.head_dim % 8 != 0 || c.head_dim > 256 || c.heads / c.kv_heads > 8)
       throw Error(
           ErrorCode::unsupported,
           "on a GPU the head dimension is a multiple of 8 up to 256, with at most 8 query heads a key head");
-    shape.deterministic = options.deterministic;
-    shape.shared_bytes = device.shared_bytes;
-    matrices_.device = {device.multiprocessors, device.shared_bytes};
-    const uint64_t block_bytes = cuda::Runner::kv_bytes_per_block(c.layers, c.kv_heads, c.head_dim);
+    Partition::check_heads(c, ranks_);
+    if (options.deterministic && ranks_ > 2)
+      throw Error(
+          ErrorCode::unsupported,
+          "--deterministic with --tensor-parallel above 2: in which order more sums are added is NCCL's");
+    const uint64_t block_bytes =
+        cuda::Runner::kv_bytes_per_block(kv_element(options.kv), c.layers, c.kv_heads, c.head_dim);
     info_.kv_blocks = kv_block_count(block_bytes, options);
+    std::vector<std::unique_ptr<cuda::Collective>> collectives(ranks_);
+    if (ranks_ > 1) collectives = cuda::Collective::open(ranks_);
+    on_each([](uint32_t) { cuda::check(cudaFree(nullptr), "starting the GPU"); });
 
     // Both devices pack from one form: dense, in the model's formats. The device then makes its own layouts.
     WeightOptions dense = options.weights;
@@ -59,128 +117,187 @@ class CudaBackend final : public Backend {
     info_.warnings = std::move(weights.warnings);
     if (options.weights.matrices == WeightChoice::f32)
       info_.warnings.push_back("on a GPU f32 weights are held as bf16");
-    std::string why;
-    std::unique_ptr<cuda::Blas> blas = cuda::Blas::open(&why);
-    if (!blas) info_.warnings.push_back(why);
-    matrices_.have_blas = blas != nullptr;
-    matrices_.min_zeros = options.weights.dense ? kNever : kMinZeros;
-    matrices_.deterministic = options.deterministic;
+    std::vector<DeviceWeights> parts = take_weights(c, weights, options, devices, cpu);
 
-    info_.weights = weights.statistics;
-    info_.weights.bytes = info_.weights.decode_bytes = 0;
-    info_.weights.formats.clear();
-    info_.weights.zeros = 0;
-    std::vector<cuda::DeviceLayer> layers;
-    for (LayerWeights& layer : weights.layers) {
-      cuda::DeviceLayer to;
-      to.attention_norm = uploaded(layer.attention_norm);
-      to.ffn_norm = uploaded(layer.ffn_norm);
-      to.qkv = take(layer.qkv);
-      to.output = take(layer.output);
-      to.gate_up = take(layer.gate_up);
-      to.gate_up.interleaved = layer.interleaved;
-      to.down = take(layer.down);
-      layers.push_back(std::move(to));
-    }
-    cuda::DeviceBuffer embedding = embedding_rows(weights.embedding_matrix());
-    info_.weights.bytes += embedding.size();
-    cuda::DeviceProjection head = take(weights.head);
-
-    shape.hidden = c.hidden, shape.layers = c.layers, shape.heads = c.heads, shape.kv_heads = c.kv_heads;
-    shape.head_dim = c.head_dim, shape.vocabulary = c.vocabulary, shape.norm_eps = c.norm_eps;
-    shape.sliding_window = c.sliding_window;
-    shape.ffn_cols = layers.empty() ? 0 : layers[0].down.parts[0].matrix.cols();
-    const RopeFrequencies rope = build_rope_frequencies(c.rope, options.max_model_len);
-    shape.inv_freq = rope.inv_freq;
-    shape.attention_scale = rope.attention_scale;
+    info_.kv_blocks = fitting_blocks(block_bytes / ranks_, options);
     max_rows_ = std::min(kMostRows, static_cast<uint32_t>(options.max_batched_tokens));
     max_logit_rows_ = kMostLogitRows;
-    shape.max_rows = max_rows_, shape.max_logit_rows = max_logit_rows_;
-    shape.max_positions = static_cast<uint32_t>(options.max_model_len);
-    const EngineOptions fitting = within_free_memory(options);
-    if (fitting.kv_bytes < options.kv_bytes) {
-      info_.kv_blocks = kv_block_count(block_bytes, fitting);
-      info_.warnings.push_back("the GPU has " + std::to_string(fitting.kv_bytes >> 20) +
-                               " MiB left for the KV cache, and not the " +
-                               std::to_string(options.kv_bytes >> 20) + " MiB asked for");
+    vocabulary_ = c.vocabulary;
+    logits_ = cuda::PinnedBuffer(size_t{max_logit_rows_} * vocabulary_ * sizeof(float));
+    const RopeFrequencies rope = build_rope_frequencies(c.rope, options.max_model_len);
+    on_each([&](uint32_t rank) {
+      DeviceWeights& part = parts[rank];
+      cuda::DecoderShape shape;
+      shape.kv = kv_element(options.kv);
+      shape.dependent_launch = devices[rank].major >= 9;
+      shape.deterministic = options.deterministic;
+      shape.shared_bytes = devices[rank].shared_bytes;
+      shape.hidden = c.hidden, shape.layers = c.layers, shape.norm_eps = c.norm_eps;
+      shape.heads = c.heads / ranks_, shape.kv_heads = c.kv_heads / ranks_, shape.head_dim = c.head_dim;
+      shape.sliding_window = c.sliding_window;
+      shape.ffn_cols = part.layers.empty() ? 0 : part.layers[0].down.parts[0].matrix.cols();
+      shape.inv_freq = rope.inv_freq;
+      shape.attention_scale = rope.attention_scale;
+      shape.max_rows = max_rows_, shape.max_logit_rows = max_logit_rows_;
+      shape.max_positions = static_cast<uint32_t>(options.max_model_len);
+      shape.blocks = info_.kv_blocks;
+      runners_[rank] = std::make_unique<cuda::Runner>(
+          std::move(shape), std::move(part.embedding), std::move(part.final_norm), std::move(part.head),
+          std::move(part.layers), std::move(part.blas), std::move(collectives[rank]));
+    });
+    info_.device = (ranks_ > 1 ? std::to_string(ranks_) + " x " : "") + devices[0].name;
+    for (const auto& runner : runners_) {
+      info_.kv_bytes += runner->kv_bytes();
+      info_.workspace_bytes += runner->workspace_bytes();
     }
-    shape.blocks = info_.kv_blocks;
-    runner_ =
-        std::make_unique<cuda::Runner>(std::move(shape), std::move(embedding), uploaded(weights.final_norm),
-                                       std::move(head), std::move(layers), std::move(blas));
-    info_.device = device.name;
-    info_.kv_bytes = runner_->kv_bytes();
     info_.kv_bytes_per_token = block_bytes / KvLayout::block_tokens;
-    info_.workspace_bytes = runner_->workspace_bytes();
   }
 
-  void copy_block(int32_t from, int32_t to) override { runner_->copy_block(from, to); }
+  ~CudaBackend() override {
+    // Ends of a sum over devices meet once more when they close.
+    try {
+      on_each([&](uint32_t rank) { runners_[rank].reset(); });
+    } catch (const std::exception&) {  // a device that is lost stays so
+    }
+  }
+
+  void copy_block(int32_t from, int32_t to) override {
+    on_each([&](uint32_t rank) { runners_[rank]->copy_block(from, to); });
+  }
 
   void forward(std::span<const Chunk> chunks) override {
     runs_.clear();
     for (const Chunk& chunk : chunks) runs_.push_back({chunk.tokens, chunk.position, chunk.blocks});
-    runner_->forward(runs_);
+    on_each([&](uint32_t rank) { runners_[rank]->forward(runs_); });
   }
 
-  const float* logits(std::span<const uint32_t> rows) override { return runner_->logits(rows); }
-  void final_state(uint32_t row, float* out) override { runner_->final_state(row, out); }
+  const float* logits(std::span<const uint32_t> rows) override {
+    on_each([&](uint32_t rank) {
+      runners_[rank]->logits(rows, logits_.as<float>() + first_logit_[rank], vocabulary_);
+    });
+    return logits_.as<float>();
+  }
+
+  void final_state(uint32_t row, float* out) override { runners_[0]->final_state(row, out); }
 
  private:
-  // Moves a projection to the device; the host's copy is freed part by part.
-  cuda::DeviceProjection take(Projection& from) {
-    cuda::DeviceProjection to;
-    to.out = from.out;
-    to.bias = uploaded(from.bias);
-    for (Projection::Part& part : from.parts) {
-      const linear::Matrix& m = part.packed.matrix();
-      to.parts.push_back({cuda::DeviceMatrix(m, matrices_), part.column});
-      const cuda::DeviceMatrix& matrix = to.parts.back().matrix;
-      info_.weights.bytes += matrix.bytes();
-      info_.weights.decode_bytes += matrix.decode_bytes();
-      info_.weights.zeros += static_cast<uint64_t>((1 - matrix.density()) * static_cast<double>(m.rows) *
-                                                   static_cast<double>(m.cols));
-      info_.weights.formats[format_name(m.format, matrix.sparse())] += matrix.bytes();
-      part.packed = {};
+  // work(rank) on every device's thread; the first is the caller's. One that fails lets the others stop waiting for it.
+  template <class Work>
+  void on_each(const Work& work) {
+    threads_.run([&](int thread, int) {
+      const uint32_t rank = static_cast<uint32_t>(thread);
+      try {
+        cuda::check(cudaSetDevice(thread), "choosing the GPU");
+        work(rank);
+      } catch (...) {
+        if (runners_[rank]) runners_[rank]->cancel();
+        throw;
+      }
+    });
+  }
+
+  // Moves the weights to the devices; the host's are freed layer by layer.
+  std::vector<DeviceWeights> take_weights(const ModelConfig& c, ModelWeights& weights,
+                                          const EngineOptions& options,
+                                          const std::vector<cuda::DeviceInfo>& devices,
+                                          const CpuFeatures& cpu) {
+    std::vector<DeviceWeights> parts(ranks_);
+    std::vector<std::string> whys(ranks_);
+    const Partition partition(c, weights, ranks_);
+    on_each([&](uint32_t rank) {
+      DeviceWeights& part = parts[rank];
+      part.blas = cuda::Blas::open(&whys[rank]);
+      part.matrices.device = {devices[rank].multiprocessors, devices[rank].shared_bytes};
+      part.matrices.have_blas = part.blas != nullptr;
+      part.matrices.min_zeros = options.weights.dense ? kNever : kMinZeros;
+      part.matrices.deterministic = options.deterministic;
+    });
+    if (!whys[0].empty()) info_.warnings.push_back(whys[0]);
+    for (LayerWeights& layer : weights.layers) {
+      on_each([&](uint32_t rank) {
+        parts[rank].take_layer(ranks_ == 1 ? std::move(layer) : partition.layer(layer, rank, cpu));
+      });
+      layer = {};
     }
-    return to;
+    on_each([&](uint32_t rank) {
+      DeviceWeights& part = parts[rank];
+      part.take_embedding(weights.embedding_matrix());
+      part.head = ranks_ == 1 ? part.take(weights.head) : part.take(partition.head(weights.head, rank, cpu));
+      part.final_norm = uploaded(weights.final_norm);
+    });
+    info_.weights = weights.statistics;
+    info_.weights.bytes = info_.weights.decode_bytes = info_.weights.zeros = 0;
+    info_.weights.formats.clear();
+    for (uint32_t rank = 0; rank < ranks_; ++rank) {
+      const WeightStatistics& s = parts[rank].statistics;
+      info_.weights.bytes += s.bytes;
+      info_.weights.decode_bytes += s.decode_bytes;
+      info_.weights.zeros += s.zeros;
+      for (const auto& [format, bytes] : s.formats) info_.weights.formats[format] += bytes;
+      first_logit_.push_back(partition.vocabulary(rank).begin);
+    }
+    return parts;
   }
 
-  // Dense weights are held as bf16; that they were rounded to fewer bits before still shows.
-  static std::string format_name(linear::Format format, bool sparse) {
-    const std::string name = linear::name_of(format);
-    if (sparse) return name + "-sparse";
-    return format == linear::Format::f32 || format == linear::Format::bf16 ? "bf16" : name + "-as-bf16";
+  // What the weights leave of a device's memory bounds the cache; workspaces, graphs and libraries need a share, too.
+  uint32_t fitting_blocks(uint64_t device_block_bytes, const EngineOptions& options) {
+    std::vector<uint64_t> room(ranks_);
+    on_each([&](uint32_t rank) {
+      size_t free = 0, total = 0;
+      cuda::check(cudaMemGetInfo(&free, &total), "asking for free memory");
+      const uint64_t others = cuda::reserved_bytes(total);
+      room[rank] = free > others ? free - others : 0;
+    });
+    const uint64_t bytes = *std::min_element(room.begin(), room.end());
+    const uint64_t blocks = std::min<uint64_t>(info_.kv_blocks, bytes / device_block_bytes);
+    const uint64_t needed =
+        (static_cast<uint64_t>(options.max_model_len) + KvLayout::block_tokens - 1) / KvLayout::block_tokens;
+    const std::string left = "the weights leave " + std::to_string(bytes >> 20) + " MiB of " +
+                             (ranks_ > 1 ? "each GPU" : "the GPU") + " for the KV cache";
+    if (blocks < needed)
+      throw Error(ErrorCode::out_of_memory, left + ", and one sequence of " +
+                                                std::to_string(options.max_model_len) + " tokens takes " +
+                                                std::to_string((needed * device_block_bytes >> 20) + 1) +
+                                                " MiB; lower --max-model-len or take --kv i8");
+    if (blocks < info_.kv_blocks && !options.kv_at_most)
+      info_.warnings.push_back(left + ", and not the " +
+                               std::to_string(uint64_t{info_.kv_blocks} * device_block_bytes >> 20) +
+                               " MiB asked for");
+    return static_cast<uint32_t>(blocks);
   }
 
-  // What the weights leave of the device's memory bounds the cache; workspaces, graphs and the library need a share, too.
-  static EngineOptions within_free_memory(EngineOptions options) {
-    size_t free = 0, total = 0;
-    cuda::check(cudaMemGetInfo(&free, &total), "asking for free memory");
-    const uint64_t others = std::max<uint64_t>(kOtherBytes, total / 16);
-    options.kv_bytes = std::min<uint64_t>(options.kv_bytes, free > others ? free - others : 0);
-    return options;
-  }
-
-  cuda::DeviceBuffer embedding_rows(const linear::Matrix& m) {
-    const cuda::DeviceMatrix dense(m, {matrices_.device, true, kNever, false});
-    cuda::DeviceBuffer out(size_t{m.rows} * m.cols * 2, "the embedding");
-    cuda::check(cudaMemcpy(out.data(), dense.dense(), out.size(), cudaMemcpyDeviceToDevice), "the embedding");
-    return out;
-  }
-
-  cuda::MatrixOptions matrices_;
-  std::unique_ptr<cuda::Runner> runner_;
+  uint32_t ranks_;
+  ThreadPool threads_;  // one a device
+  std::vector<std::unique_ptr<cuda::Runner>> runners_;
+  std::vector<size_t> first_logit_;  // of each device's share of the vocabulary
+  size_t vocabulary_ = 0;
+  cuda::PinnedBuffer logits_;  // [max_logit_rows][vocabulary]
   std::vector<cuda::RowRun> runs_;
 };
 
 }  // namespace
 
 std::string cuda_obstacle() {
-  cuda::DeviceInfo device;
+  std::vector<cuda::DeviceInfo> devices;
   std::string obstacle;
-  cuda::find_device(&device, &obstacle);
+  cuda::find_devices(1, &devices, &obstacle);
   return obstacle;
 }
+
+std::vector<Gpu> usable_gpus() {
+  std::vector<cuda::DeviceInfo> devices;
+  std::string obstacle;
+  std::vector<Gpu> gpus;
+  if (!cuda::find_devices(0, &devices, &obstacle)) return gpus;
+  for (const cuda::DeviceInfo& d : devices) {
+    const uint64_t others = cuda::reserved_bytes(d.total_bytes);
+    gpus.push_back({d.name, d.major, d.minor, d.total_bytes, d.free_bytes,
+                    d.free_bytes > others ? d.free_bytes - others : 0});
+  }
+  return gpus;
+}
+
+std::string nccl_obstacle() { return cuda::Collective::obstacle(); }
 
 std::unique_ptr<Backend> make_cuda_backend(const ModelDescription& model, const EngineOptions& options,
                                            const CpuFeatures& cpu, ThreadPool& pool,

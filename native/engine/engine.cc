@@ -27,6 +27,12 @@ std::unique_ptr<Backend> make_backend(const ModelDescription& model, const Engin
     throw Error(ErrorCode::unsupported, "adapters (LoRA) are served on the CPU only; take --device cpu");
   const bool cuda = options.device == Device::cuda ||
                     (options.device == Device::automatic && !adapters && cuda_obstacle().empty());
+  if (!cuda && options.tensor_parallel > 1)
+    throw Error(
+        ErrorCode::unsupported,
+        options.device == Device::cpu || adapters
+            ? "--tensor-parallel divides a model among GPUs; the CPU has all its threads anyway (--threads)"
+            : "--tensor-parallel: " + cuda_obstacle());
   return (cuda ? make_cuda_backend : make_cpu_backend)(model, options, cpu, pool, progress);
 }
 

@@ -9,6 +9,10 @@ std::string cuda_obstacle() {
   return "this build has no CUDA backend (no nvcc was found when it was compiled)";
 }
 
+std::vector<Gpu> usable_gpus() { return {}; }
+
+std::string nccl_obstacle() { return cuda_obstacle(); }
+
 std::unique_ptr<Backend> make_cuda_backend(const ModelDescription&, const EngineOptions&, const CpuFeatures&,
                                            ThreadPool&, const LoadProgress&) {
   throw Error(ErrorCode::unsupported, cuda_obstacle());

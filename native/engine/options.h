@@ -24,7 +24,9 @@ struct EngineOptions {
   int32_t max_model_len = 0;
   int32_t max_slots = 0;
   int32_t max_batched_tokens = 0;
-  uint64_t kv_bytes = 0;  // of the KV arena; rounded down to whole blocks
+  uint64_t kv_bytes = 0;         // of the KV arena, on all devices together; rounded down to whole blocks
+  bool kv_at_most = false;       // nobody asked for so much: a device that has less takes what it has
+  uint32_t tensor_parallel = 1;  // GPUs that share the model
   std::vector<AdapterDescription> adapters;
 };
 

@@ -1,5 +1,6 @@
 import type { WeightFormat } from '../../bench/contestant.js';
 import { FiligreeError } from '../errors.js';
+import type { KvChoice } from '../native/index.js';
 
 /** The list flags of `bench` and its subcommands. */
 export function numbers(flag: string, text: string, check: (value: number) => boolean): number[] {
@@ -23,4 +24,5 @@ export function pick<Name extends string>(flag: string, text: string, known: rea
   return names;
 }
 
+export const KV_TYPES: readonly KvChoice[] = ['f32', 'f16', 'bf16', 'i8', 'fp8'];
 export const FORMATS: readonly WeightFormat[] = ['f32', 'bf16', 'i8', 'i4'];

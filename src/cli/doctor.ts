@@ -20,6 +20,10 @@ export interface DoctorReport {
   /** The kernel that serves one token, 8 tokens and a prompt, by weight format and layout. */
   kernels: { format: string; layout: string; tokens: string; kernel: string; isa: string }[];
   gpu: { name: string; memory: string; driver: string }[];
+  /** Those that --device cuda can use. */
+  cuda: { name: string; compute_capability: string; free_bytes: number; usable_bytes: number }[];
+  /** Why --tensor-parallel cannot divide a model among several; null where it can. */
+  nccl_obstacle: string | null;
   /** Why --device cuda cannot be used here; null where it can. */
   cuda_obstacle: string | null;
   problems: string[];
@@ -78,6 +82,8 @@ export async function examine(measure: boolean): Promise<DoctorReport> {
     read_gbps: [],
     kernels: [],
     gpu: await gpus(),
+    cuda: [],
+    nccl_obstacle: null,
     cuda_obstacle: null,
     problems: [],
   };
@@ -91,6 +97,14 @@ export async function examine(measure: boolean): Promise<DoctorReport> {
     report.threads = { default: info.defaultThreads, affinity: info.affinityCpus };
     report.kernels = kernelsInUse(info.kernels);
     report.cuda_obstacle = info.cudaObstacle;
+    const { gpus: usable, ncclObstacle } = await native.nativeGpus();
+    report.cuda = usable.map((gpu) => ({
+      name: gpu.name,
+      compute_capability: gpu.computeCapability,
+      free_bytes: gpu.freeBytes,
+      usable_bytes: gpu.usableBytes,
+    }));
+    report.nccl_obstacle = ncclObstacle;
     if (report.gpu.length > 0 && info.cudaObstacle !== null)
       report.problems.push(`an NVIDIA GPU is here, but models run on the CPU: ${info.cudaObstacle}.`);
     if (measure)
@@ -145,6 +159,20 @@ export async function doctorCommand(options: { json?: boolean; measure?: boolean
         '--device cuda',
         report.cuda_obstacle === null ? 'can be used' : `cannot be used: ${report.cuda_obstacle}`,
       ],
+      ...report.cuda.map((g, i): [string, string] => [
+        `GPU ${i}`,
+        `${g.name}, compute capability ${g.compute_capability}, ${gib(g.free_bytes)} free; weights and KV cache take up to ${gib(g.usable_bytes)}`,
+      ]),
+      ...(report.cuda.length > 1
+        ? [
+            [
+              '--tensor-parallel',
+              report.nccl_obstacle === null
+                ? `up to ${report.cuda.length}`
+                : `cannot be used: ${report.nccl_obstacle}`,
+            ] as [string, string],
+          ]
+        : []),
     ];
     for (const [name, value] of lines) process.stdout.write(`${name.padEnd(18)}${value}\n`);
     if (report.kernels.length > 0) {

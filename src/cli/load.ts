@@ -1,6 +1,7 @@
-import { availableMemory, planKv } from '../config.js';
+import { availableMemory, planGpuKv, planKv } from '../config.js';
 import type { ModelRunner } from '../engine/model-runner.js';
 import type { AdapterManifest, ModelManifest } from '../model/index.js';
+import type { Gpu } from '../native/index.js';
 import type { ChatTemplate, Tokenizer } from '../tokenizer/index.js';
 import type { ModelOptions } from './options.js';
 import { loadProgress } from './progress.js';
@@ -25,7 +26,7 @@ export interface EngineSize {
   kvSequences?: number;
 }
 
-const KV_BYTES = { f32: 4, f16: 2, bf16: 2, i8: 1 };
+const KV_BYTES = { f32: 4, f16: 2, bf16: 2, i8: 1, fp8: 1 };
 const WEIGHT_BYTES = { f32: 4, bf16: 2, i8: 1.05, i4: 0.65 };
 const CLASS_FORMAT = { float: 'bf16', '8bit': 'i8', '4bit': 'i4' } as const;
 
@@ -39,6 +40,12 @@ function weightBound(manifest: ModelManifest, weights: ModelOptions['weights']):
   return elements * WEIGHT_BYTES[format] * 1.15;
 }
 
+/** Memory that a model divided among so many GPUs may take; null where there are none to take. */
+function gpuMemory(gpus: readonly Gpu[], share: number): number | null {
+  if (gpus.length < share) return null;
+  return share * Math.min(...gpus.slice(0, share).map((gpu) => gpu.usableBytes));
+}
+
 /**
  * Opens and loads a model.
  * @throws FiligreeError that says what is wrong with the model, the flags or the machine
@@ -48,23 +55,27 @@ export async function loadModel(
   options: ModelOptions,
   size: EngineSize,
 ): Promise<LoadedModel> {
-  const [{ openAdapter, openModel, resolveModel }, { loadNativeRunner }, tokenizers] = await Promise.all([
-    import('../model/index.js'),
-    import('../native/index.js'),
-    import('../tokenizer/index.js'),
-  ]);
+  const [{ openAdapter, openModel, resolveModel }, { loadNativeRunner, nativeGpus }, tokenizers] =
+    await Promise.all([
+      import('../model/index.js'),
+      import('../native/index.js'),
+      import('../tokenizer/index.js'),
+    ]);
   const manifest = await openModel(await resolveModel(name));
   const { config } = manifest;
   const adapters = (options.lora ?? []).map(({ name, path }) => openAdapter(name, path, manifest));
-  const perHead = config.headDim * KV_BYTES[options.kv] + (options.kv === 'i8' ? 4 : 0);
-  const plan = planKv({
+  const perHead = config.headDim * KV_BYTES[options.kv] + (KV_BYTES[options.kv] === 1 ? 4 : 0);
+  // The engine decides alike, and says what is wrong where a GPU was asked for and there is none.
+  const wanted = options.device === 'cuda' || (options.device === 'auto' && adapters.length === 0);
+  const gpuBytes = wanted ? gpuMemory((await nativeGpus()).gpus, options.tensorParallel ?? 1) : null;
+  const plan = (gpuBytes === null ? planKv : planGpuKv)({
     bytesPerToken: 2 * config.numLayers * config.numKvHeads * perHead,
     blockTokens: 16,
     maxNumSeqs: size.kvSequences ?? size.maxNumSeqs,
     maxPositions: config.maxPositionEmbeddings,
     maxModelLen: options.maxModelLen,
     kvMemory: options.kvMemory,
-    available: availableMemory(),
+    available: gpuBytes ?? availableMemory(),
     weightBytes:
       weightBound(manifest, options.weights) + adapters.reduce((sum, adapter) => sum + adapter.bytes, 0),
   });
@@ -78,8 +89,10 @@ export async function loadModel(
     ...(options.threads !== undefined && { threads: options.threads }),
     ...(options.isa !== undefined && { isa: options.isa }),
     ...(options.deterministic !== undefined && { deterministic: options.deterministic }),
+    ...(options.tensorParallel !== undefined && { tensorParallel: options.tensorParallel }),
     maxModelLen: plan.maxModelLen,
     kvMemory: plan.kvMemory,
+    kvAtMost: gpuBytes !== null && options.kvMemory === undefined,
     maxSlots: size.maxNumSeqs,
     maxBatchedTokens: size.maxNumBatchedTokens,
     packedCache: options.packedCache,

@@ -22,12 +22,13 @@ export interface ModelOptions {
   device: 'auto' | 'cpu' | 'cuda';
   weights: 'auto' | 'f32' | 'bf16' | 'i8' | 'i4';
   dense?: boolean;
-  kv: 'f32' | 'f16' | 'bf16' | 'i8';
+  kv: 'f32' | 'f16' | 'bf16' | 'i8' | 'fp8';
   threads?: number;
   isa?: string;
   deterministic?: boolean;
   maxModelLen?: number;
   kvMemory?: number;
+  tensorParallel?: number;
   packedCache: boolean;
   /** `serve` alone: LoRA adapters over the model. */
   lora?: readonly AdapterChoice[];
@@ -92,8 +93,8 @@ export function withModelOptions(command: Command): Command {
     )
     .option('--dense', 'store sparse matrices dense')
     .addOption(
-      new Option('--kv <type>', 'storage of the KV cache')
-        .choices(['f32', 'f16', 'bf16', 'i8'])
+      new Option('--kv <type>', 'storage of the KV cache; on a GPU not f32, on the CPU not fp8')
+        .choices(['f32', 'f16', 'bf16', 'i8', 'fp8'])
         .default('f16'),
     )
     .option('--threads <n>', 'threads; default: min(affinity, floor of the cgroup quota)', whole(1, 1024))
@@ -102,11 +103,16 @@ export function withModelOptions(command: Command): Command {
       '--deterministic',
       'on a GPU: no answer depends on what is computed beside it (slower; on the CPU none ever does)',
     )
+    .option('--tensor-parallel <n>', 'GPUs that share the model', whole(1, 64))
     .option(
       '--max-model-len <n>',
       'longest sequence; default: what the model and the KV memory allow',
       whole(1),
     )
-    .option('--kv-memory <bytes>', 'KV cache; default: from what the machine or its cgroup leaves', bytes)
+    .option(
+      '--kv-memory <bytes>',
+      'KV cache; default: from what the machine, its cgroup or the GPU leaves',
+      bytes,
+    )
     .option('--no-packed-cache', 'neither read nor write packed weights on disk');
 }

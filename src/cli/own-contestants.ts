@@ -1,7 +1,8 @@
 import type { Contestant } from '../../bench/contestant.js';
 import { FiligreeError } from '../errors.js';
 import type { ModelManifest } from '../model/manifest.js';
-import { FORMATS, integer, numbers, pick } from './bench-options.js';
+import type { KvChoice } from '../native/index.js';
+import { FORMATS, integer, KV_TYPES, numbers, pick } from './bench-options.js';
 import type { ProgressLine } from './progress-line.js';
 
 /** What of ours takes part in a comparison, and under which conditions. */
@@ -12,7 +13,9 @@ export interface ContestOptions {
   batch: string;
   prompt: string;
   context: string;
-  kv: 'f32' | 'f16' | 'bf16' | 'i8';
+  kv: string;
+  device: 'auto' | 'cpu' | 'cuda';
+  tensorParallel: string;
   threads?: string;
   isa?: string;
   /** Every format once more under a random LoRA adapter of this rank. */
@@ -45,6 +48,9 @@ export async function ownContestants(
   const batches = numbers('--batch', options.batch, (v) => Number.isInteger(v) && v >= 1 && v <= 256);
   const sparsities = numbers('--sparsity', options.sparsity, (v) => v >= 0 && v < 1);
   const formats = pick('--formats', options.formats, FORMATS);
+  const kvs = pick('--kv', options.kv, KV_TYPES);
+  const shares = numbers('--tensor-parallel', options.tensorParallel, (v) => Number.isInteger(v) && v >= 1);
+  const conditions = kvs.flatMap((kv) => shares.map((gpus) => ({ kv, gpus })));
   const prompt = integer('--prompt', options.prompt, 1);
   const context = integer('--context', options.context, 1);
   // A model from disk is shown both ways; a random shape is dense at 0 and sparse otherwise.
@@ -59,20 +65,24 @@ export async function ownContestants(
   const contestants: Contestant[] = [];
   try {
     for (const { manifest, sparse } of ways)
-      for (const format of formats) {
+      for (const { format, kv, gpus } of formats.flatMap((format) =>
+        conditions.map((c) => ({ format, ...c })),
+      )) {
         progress.show(`loading ${manifest.name} as ${format}${sparse ? ', sparse' : ', dense'}`);
         const runner = await native.loadNativeRunner(manifest, {
+          device: options.device,
+          tensorParallel: gpus,
           weights: format,
           // As other engines store 4-bit models: the head of the i8 and i4 rows is i4.
           head: options.shape && (format === 'i8' || format === 'i4') ? 'i4' : undefined,
           dense: !sparse,
-          kv: options.kv,
+          kv,
           threads: options.threads === undefined ? undefined : integer('--threads', options.threads, 1),
           isa: options.isa,
           maxModelLen: Math.min(manifest.config.maxPositionEmbeddings, Math.max(prompt, context + 80)),
           maxSlots: Math.max(...batches),
           maxBatchedTokens: Math.max(512, ...batches),
-          kvMemory: kvMemory(manifest, blocksNeeded(prompt, Math.max(...batches), context), options.kv),
+          kvMemory: kvMemory(manifest, blocksNeeded(prompt, Math.max(...batches), context), kv),
           packedCache: false,
           adapters:
             options.loraRank === undefined
@@ -83,8 +93,9 @@ export async function ownContestants(
           await runner.close();
           continue;
         }
+        const condition = `${kvs.length > 1 ? `, KV ${kv}` : ''}${shares.length > 1 ? `, ${gpus} GPU${gpus > 1 ? 's' : ''}` : ''}`;
         for (const adapter of [undefined, ...(runner.info.adapters ?? [])])
-          contestants.push(ownContestant(runner, format, sparse, adapter));
+          contestants.push(ownContestant(runner, format, sparse, condition, adapter));
       }
   } catch (error) {
     for (const contestant of contestants) await contestant.close();
@@ -95,9 +106,9 @@ export async function ownContestants(
   return { contestants, name, manifest };
 }
 
-function kvMemory({ config }: ModelManifest, blocks: number, kv: ContestOptions['kv']): number {
-  const bytes = { f32: 4, f16: 2, bf16: 2, i8: 1 }[kv];
+function kvMemory({ config }: ModelManifest, blocks: number, kv: KvChoice): number {
+  const bytes = { f32: 4, f16: 2, bf16: 2, i8: 1, fp8: 1 }[kv];
   const perToken =
-    2 * config.numLayers * config.numKvHeads * (config.headDim * bytes + (kv === 'i8' ? 4 : 0));
+    2 * config.numLayers * config.numKvHeads * (config.headDim * bytes + (bytes === 1 ? 4 : 0));
   return (blocks + 1) * 16 * perToken;
 }

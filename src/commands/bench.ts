@@ -13,11 +13,13 @@ export function addBench(program: Command): void {
       .option('--prompt <n>', 'tokens of prefill', '512')
       .option('--context <n>', 'tokens already in the cache while decoding', '64')
       .option('--rounds <n>', 'interleaved rounds', '5')
+      .option('--kv <list>', 'storage of the KV cache: f32, f16, bf16, i8, fp8', 'f16')
       .addOption(
-        new Option('--kv <type>', 'storage of the KV cache')
-          .choices(['f32', 'f16', 'bf16', 'i8'])
-          .default('f16'),
+        new Option('--device <name>', 'where the layers are computed')
+          .choices(['auto', 'cpu', 'cuda'])
+          .default('cpu'),
       )
+      .option('--tensor-parallel <list>', 'GPUs that share the model', '1')
       .option('--threads <n>', 'threads')
       .option('--isa <name>', 'instruction set')
       .option('--neighbour', 'measure again beside a process that keeps a core busy')

@@ -16,7 +16,8 @@ export type NativeErrorCode =
 
 export type WeightChoice = 'auto' | 'f32' | 'bf16' | 'i8' | 'i4';
 export type DeviceChoice = 'auto' | 'cpu' | 'cuda';
-export type KvChoice = 'f32' | 'f16' | 'bf16' | 'i8';
+/** i8 and fp8 with a scale for each position and head; fp8 on a GPU only. */
+export type KvChoice = 'f32' | 'f16' | 'bf16' | 'i8' | 'fp8';
 
 export interface NativeEngineOptions {
   device: DeviceChoice;
@@ -29,10 +30,14 @@ export interface NativeEngineOptions {
   threads: number;
   isa: string;
   deterministic?: boolean;
+  /** GPUs that share the model; 1 unless said. */
+  tensorParallel?: number;
   maxModelLen: number;
   maxSlots: number;
   maxBatchedTokens: number;
   kvBytes: number;
+  /** Nobody asked for so much: a GPU that has less takes what it has, without a warning. */
+  kvAtMost?: boolean;
   /** Folder of packed weights; '' turns the cache off. */
   cacheFolder: string;
   /** LoRA adapters, in the order that openSlot counts them; on the CPU only. */
@@ -137,6 +142,22 @@ export interface NativeInfo {
   kernels: KernelVariant[];
   /** Why this build cannot use a GPU of this machine; null where it can. */
   cudaObstacle: string | null;
+}
+
+export interface Gpu {
+  name: string;
+  computeCapability: string;
+  totalBytes: number;
+  freeBytes: number;
+  /** Of the free ones, what weights and KV cache may take. */
+  usableBytes: number;
+}
+
+export interface NativeGpus {
+  /** Those that this build can use. */
+  gpus: Gpu[];
+  /** Why a model cannot be divided among several; null where it can. */
+  ncclObstacle: string | null;
 }
 
 export interface ZeroCount {
@@ -297,6 +318,8 @@ export interface NativeAddon {
   Engine: new () => NativeEngine;
   Compression: new () => NativeCompression;
   cpuInfo(): NativeInfo;
+  /** Looks at every GPU, which takes a moment and some of their memory. */
+  gpus(): NativeGpus;
   /** GB/s at which so many threads read memory, each its own bytes (256 MiB). */
   measureReadBandwidth(threads: number, bytesPerThread?: number, rounds?: number): Promise<number>;
   countZeros(tensor: TensorEntry, files: string[]): Promise<ZeroCount>;

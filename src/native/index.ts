@@ -10,6 +10,7 @@ import type {
   KernelLayout,
   KernelMatrix,
   KvChoice,
+  NativeGpus,
   NativeInfo,
   Peak,
   WeightChoice,
@@ -24,12 +25,14 @@ export type {
   DeviceChoice,
   EncodedTensor,
   FloatChoice,
+  Gpu,
   KernelFormat,
   KernelLayout,
   KernelMatrix,
   KernelVariant,
   KvChoice,
   MatrixReport,
+  NativeGpus,
   NativeInfo,
   NativeLayerOptions,
   Peak,
@@ -59,11 +62,15 @@ export interface NativeOptions {
   isa?: string | undefined;
   /** On a GPU: a row of logits does not depend on the rows beside it, bit for bit. On the CPU it never does. */
   deterministic?: boolean | undefined;
+  /** GPUs that share the model; 1 unless said. */
+  tensorParallel?: number | undefined;
   maxModelLen?: number | undefined;
   maxSlots: number;
   maxBatchedTokens: number;
-  /** Bytes of the KV cache. */
+  /** Bytes of the KV cache, on all GPUs together. */
   kvMemory?: number | undefined;
+  /** Nobody asked for so much: a GPU that has less takes what it has, without a warning. */
+  kvAtMost?: boolean | undefined;
   /** LoRA adapters that requests may choose by name. */
   adapters?: readonly AdapterManifest[] | undefined;
   /** Keep packed weights on disk for the next start; true unless said. */
@@ -100,10 +107,12 @@ export async function loadNativeRunner(
         threads: options.threads ?? 0,
         isa,
         deterministic: options.deterministic ?? false,
+        tensorParallel: options.tensorParallel ?? 1,
         maxModelLen,
         maxSlots: options.maxSlots,
         maxBatchedTokens: options.maxBatchedTokens,
         kvBytes: options.kvMemory ?? defaultKvBytes(manifest, options, maxModelLen),
+        kvAtMost: options.kvAtMost ?? false,
         cacheFolder: options.packedCache === false ? '' : join(cacheFolder(), 'packed'),
         adapters: options.adapters ?? [],
       },
@@ -128,6 +137,11 @@ export async function loadNativeRunner(
 /** What this machine can do, and which kernels this build holds. */
 export async function nativeInfo(): Promise<NativeInfo> {
   return loadAddon().cpuInfo();
+}
+
+/** The GPUs that this build can use. Looks at each, which takes a moment and some of its memory. */
+export async function nativeGpus(): Promise<NativeGpus> {
+  return loadAddon().gpus();
 }
 
 /** GB/s at which so many threads read memory, each its own part: the bound of decode. */
@@ -165,10 +179,10 @@ export function readRows(
 }
 
 function defaultKvBytes({ config }: ModelManifest, options: NativeOptions, maxModelLen: number): number {
-  const elementBytes = { f32: 4, f16: 2, bf16: 2, i8: 1 }[options.kv];
+  const elementBytes = { f32: 4, f16: 2, bf16: 2, i8: 1, fp8: 1 }[options.kv];
   const paddedDim = Math.ceil(config.headDim / 16) * 16;
   const perToken =
-    2 * config.numLayers * config.numKvHeads * (paddedDim * elementBytes + (options.kv === 'i8' ? 4 : 0));
+    2 * config.numLayers * config.numKvHeads * (paddedDim * elementBytes + (elementBytes === 1 ? 4 : 0));
   const perSequence = Math.ceil(maxModelLen / BLOCK_SIZE) * BLOCK_SIZE * perToken;
   return Math.max(perSequence, Math.min(perSequence * Math.min(8, options.maxSlots), DEFAULT_KV_BYTES));
 }

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { GREEDY, type StepEntry } from '../../src/engine/model-runner.js';
-import { nativeInfo } from '../../src/native/index.js';
+import { nativeGpus, nativeInfo } from '../../src/native/index.js';
 import { DEVICE } from '../device.js';
 import { entry, expectSameBits, greedy, load, logitsOf, manifest, NONE, prompt } from './support.js';
 
@@ -202,6 +202,12 @@ describe('what does not fit is refused before anything runs, and the engine goes
   test('loading: an unknown instruction set, no GPU, a cache too small, a tensor that is missing or misshapen', async () => {
     const { cudaObstacle } = await nativeInfo();
     if (cudaObstacle !== null) await expect(load({ device: 'cuda' })).rejects.toThrow(cudaObstacle);
+    await expect(load({ device: 'cpu', tensorParallel: 2 })).rejects.toThrow(/--tensor-parallel/);
+    const { gpus } = await nativeGpus();
+    const more = gpus.length + 1;
+    await expect(load({ device: 'cuda', tensorParallel: more })).rejects.toThrow(
+      cudaObstacle ?? `--tensor-parallel ${more}`,
+    );
     await expect(load({ isa: 'pentium' })).rejects.toMatchObject({ code: 'isa_unsupported' });
     await expect(load({ kvMemory: 1000 })).rejects.toThrow(/--kv-memory/);
     await expect(load({}, { ...manifest, tensors: manifest.tensors.slice(1) })).rejects.toMatchObject({

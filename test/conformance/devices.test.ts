@@ -5,7 +5,12 @@ import { afterEach, describe, expect, test } from 'vitest';
 import { randomModel } from '../../bench/shapes.js';
 import { GREEDY, type StepEntry } from '../../src/engine/model-runner.js';
 import { cacheFolder, type ModelManifest, openModel } from '../../src/model/index.js';
-import { loadNativeRunner, type NativeOptions, type NativeRunner } from '../../src/native/index.js';
+import {
+  loadNativeRunner,
+  type NativeOptions,
+  type NativeRunner,
+  nativeGpus,
+} from '../../src/native/index.js';
 import { Tokenizer } from '../../src/tokenizer/index.js';
 import { DEVICE } from '../device.js';
 import {
@@ -161,6 +166,83 @@ describe.skipIf(without)(`a GPU beside the CPU${without ? ` (${without})` : ''}`
         expect(bytes(row).equals(bytes(decoded[n]!)), `token ${n}`).toBe(true);
       }
     });
+});
+
+describe.skipIf(without)(`caches of a byte an element${without ? ` (${without})` : ''}`, () => {
+  for (const [kv, allowed] of [
+    ['i8', 2e-2],
+    ['fp8', 6e-2],
+  ] as const)
+    test(`--kv ${kv}: as near the f16 cache as its rounding allows, prompts and decoding of 1, 3 and 20 sequences`, {
+      timeout: 300_000,
+    }, async () => {
+      const manifest = randomModel('135m', 0.7);
+      const [wide, narrow] = [
+        await load(manifest, 'cuda', { kv: 'f16' }),
+        await load(manifest, 'cuda', { kv }),
+      ];
+      expect(narrow.info.kvBytesPerToken).toBe((wide.info.kvBytesPerToken * (64 + 4)) / 128);
+      for (const sequences of [1, 3, 20]) {
+        const worst = Math.max(...distances(await run(narrow, sequences, 3), await run(wide, sequences, 3)));
+        console.log(`KV ${kv}, ${sequences} sequences: worst relative error ${worst.toExponential(2)}`);
+        expect(worst, `${sequences} sequences`).toBeLessThan(allowed);
+      }
+    });
+
+  test('--kv f32 is refused; blocks are copied with their scales', { timeout: 300_000 }, async () => {
+    const manifest = randomModel('135m', 0.7);
+    await expect(load(manifest, 'cuda', { kv: 'f32' })).rejects.toThrow(/--kv/);
+    const gpu = await load(manifest, 'cuda', { kv: 'i8', deterministic: true });
+    const tokens = ids(5, 40, gpu.info.vocabSize);
+    for (const slot of [0, 1]) gpu.openSlot(slot, GREEDY, tokens, NONE);
+    await logits(gpu, [entry(0, tokens)]);
+    const blocks = POSITIONS / 16;
+    const copies = [0, 1, 2].map((i) => ({ from: i, to: blocks + i }));
+    const next = (slot: number) => entry(slot, ids(9, 1, gpu.info.vocabSize), tokens.length);
+    const result = await gpu.stepWithLogits({ entries: [next(1)], copies });
+    const [own] = await logits(gpu, [next(0)]);
+    expect(bytes(result.logits).equals(bytes(own!))).toBe(true);
+  });
+});
+
+const devices = without === null ? (await nativeGpus()).gpus.length : 0;
+const withoutTwo = without ?? (devices < 2 ? 'skipped, there is one GPU' : null);
+describe.skipIf(withoutTwo)(`two GPUs beside one${withoutTwo ? ` (${withoutTwo})` : ''}`, () => {
+  for (const [shape, weights, zeros] of [
+    ['1.1b', 'bf16', 0],
+    ['1.1b', 'bf16', 0.7],
+    ['1.1b', 'i8', 0.7],
+    ['1.1b', 'i4', 0.7],
+  ] as const)
+    test(`--tensor-parallel 2, ${shape}, ${weights}, ${zeros * 100} % zeros: prompts and decoding of 1, 3 and 20 sequences`, {
+      timeout: 300_000,
+    }, async () => {
+      const manifest = randomModel(shape, zeros);
+      const [one, two] = [
+        await load(manifest, 'cuda', { weights }),
+        await load(manifest, 'cuda', { weights, tensorParallel: 2 }),
+      ];
+      for (const sequences of [1, 3, 20]) {
+        const worst = Math.max(...distances(await run(two, sequences, 3), await run(one, sequences, 3)));
+        console.log(
+          `${shape}, ${weights}, ${zeros * 100} % zeros, ${sequences} sequences, two GPUs: worst relative error ${worst.toExponential(2)}`,
+        );
+        // i8 and i4 weights meet activations rounded in blocks of columns, and the columns are divided.
+        expect(worst, `${sequences} sequences`).toBeLessThan(weights === 'bf16' ? 1e-2 : 4e-2);
+      }
+    });
+
+  test('--deterministic: a request alone equals itself in a batch of 9, bit for bit', {
+    timeout: 300_000,
+  }, async () => {
+    const gpu = await load(randomModel('1.1b', 0.7), 'cuda', { deterministic: true, tensorParallel: 2 });
+    const prompts = Array.from({ length: 9 }, (_, i) => ids(i + 3, 21 + 5 * i, gpu.info.vocabSize));
+    gpu.openSlot(0, GREEDY, prompts[0]!, NONE);
+    const [alone] = await logits(gpu, [entry(0, prompts[0]!)]);
+    for (const [slot, tokens] of prompts.entries()) if (slot > 0) gpu.openSlot(slot, GREEDY, tokens, NONE);
+    const among = await logits(gpu, prompts.map((tokens, slot) => entry(slot, tokens)).reverse());
+    expect(bytes(among[8]!).equals(bytes(alone!))).toBe(true);
+  });
 });
 
 const withoutGoldens = without ?? missing(GOLDENS, SMOLLM2);

@@ -1,5 +1,12 @@
 import { describe, expect, it } from 'vitest';
-import { availableMemory, type KvPlanInput, packageVersion, parseBytes, planKv } from '../../src/config.js';
+import {
+  availableMemory,
+  type KvPlanInput,
+  packageVersion,
+  parseBytes,
+  planGpuKv,
+  planKv,
+} from '../../src/config.js';
 
 const MIB = 2 ** 20;
 const base: KvPlanInput = {
@@ -31,6 +38,16 @@ describe('the KV plan', () => {
 
   it('stays alive on a machine that has less than the weights may take', () => {
     expect(planKv({ ...base, available: 50 * MIB }).maxModelLen).toBe(48);
+  });
+
+  it('on a GPU asks for what all sequences can use, each as long as one can be that is there alone', () => {
+    expect(planGpuKv(base)).toEqual({ kvMemory: 4 * (1024 + 16) * 1024, maxModelLen: 1024 });
+    const long = planGpuKv({ ...base, maxPositions: 1 << 20 });
+    expect(long).toEqual({ kvMemory: 4 * 900 * MIB, maxModelLen: 900 * 1024 - 16 });
+    // What was asked for stands, whatever this estimate says: the engine sees what the weights take.
+    expect(planGpuKv({ ...base, available: 50 * MIB, maxModelLen: 1024 }).maxModelLen).toBe(1024);
+    expect(planGpuKv({ ...base, kvMemory: 32 * 1024 }).maxModelLen).toBe(16);
+    expect(() => planGpuKv({ ...base, maxModelLen: 2048 })).toThrow('1024 positions');
   });
 });
 

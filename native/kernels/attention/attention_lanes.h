@@ -205,6 +205,8 @@ void attend(const AttendArgs& args, const AttendItem& item, float* workspace) {
       return attend_typed<V, LoadBf16<V>>(args, item, workspace);
     case KvType::i8:
       return attend_typed<V, LoadI8<V>>(args, item, workspace);
+    case KvType::fp8:  // refused before
+      return;
   }
 }
 

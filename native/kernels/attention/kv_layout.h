@@ -5,7 +5,8 @@
 
 namespace filigree {
 
-enum class KvType : uint8_t { f32, f16, bf16, i8 };
+// fp8 (e4m3) is a GPU's alone.
+enum class KvType : uint8_t { f32, f16, bf16, i8, fp8 };
 
 // How one layer's keys and values of 16 consecutive positions lie in a block of the KV arena.
 //
