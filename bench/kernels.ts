@@ -78,6 +78,12 @@ export function stackedMatrices(model: ModelManifest, kinds: string[], weights: 
   });
 }
 
+/** The same of a model's first layer alone, as an engine stacks them. */
+export function layerMatrices(model: ModelManifest, kinds: string[]): StackedMatrix[] {
+  const layer = model.tensors.filter(({ name }) => name.startsWith('model.layers.0.'));
+  return stackedMatrices({ ...model, tensors: layer }, kinds, Number.POSITIVE_INFINITY);
+}
+
 /** What to measure: every kernel that serves one of `tokens`, and which of them the plan takes (the first that fits). */
 export function kernelCandidates(kernels: KernelVariant[], tokens: number[]): KernelCandidate[] {
   const key = (v: KernelVariant, t: number) => `${v.format} ${v.layout} ${t}`;

@@ -168,6 +168,7 @@ EngineOptions engine_options(const Field& options) {
   out.max_batched_tokens = i32(options["maxBatchedTokens"]);
   out.kv_bytes = static_cast<uint64_t>(options["kvBytes"].integer(1, kSafe));
   out.kv_at_most = options["kvAtMost"].boolean_or(false);
+  out.gpu_plans = options["gpuPlans"].string_or("");
   out.tensor_parallel = static_cast<uint32_t>(options["tensorParallel"].integer_or(1, 1, 64));
   if (const Field adapters = options["adapters"]; !adapters.absent()) {
     for (const Field& adapter : adapters.items()) out.adapters.push_back(adapter_description(adapter));

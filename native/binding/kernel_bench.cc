@@ -9,6 +9,7 @@
 #include "base/thread_pool.h"
 #include "binding/js_config.h"
 #include "binding/task.h"
+#include "engine/backend.h"
 #include "formats/pack.h"
 #include "kernels/linear/measure.h"
 #include "kernels/peak/peak.h"
@@ -74,6 +75,39 @@ Napi::Value measure(const Napi::CallbackInfo& info, const std::shared_ptr<Kernel
       [](Napi::Env env, const double& seconds) -> Napi::Value { return Napi::Number::New(env, seconds); });
 }
 
+struct Tuned {
+  std::vector<GpuLaunch> launches;
+  std::string plans;
+};
+
+Napi::Value tune(const Napi::CallbackInfo& info, const std::shared_ptr<KernelMatrix>& matrix) {
+  return Task<Tuned>::run(
+      info.Env(),
+      [=, plans = Field(info[0], "plans").string()]() mutable {
+        const std::lock_guard lock(matrix->mutex);
+        if (matrix->packed.empty()) throw Error(ErrorCode::invalid_argument, "the matrix was closed");
+        Tuned tuned;
+        tuned.launches = tune_gpu(matrix->packed.matrix(), plans);
+        tuned.plans = std::move(plans);
+        return tuned;
+      },
+      [](Napi::Env env, const Tuned& tuned) -> Napi::Value {
+        auto launches = Napi::Array::New(env);
+        for (const GpuLaunch& l : tuned.launches) {
+          auto launch = Napi::Object::New(env);
+          launch.Set("tokens", Napi::Number::New(env, l.tokens));
+          launch.Set("plannedUs", Napi::Number::New(env, l.planned_us));
+          launch.Set("bestUs", Napi::Number::New(env, l.best_us));
+          launch.Set("layout", l.layout);
+          launches.Set(launches.Length(), launch);
+        }
+        auto out = Napi::Object::New(env);
+        out.Set("launches", launches);
+        out.Set("plans", tuned.plans);
+        return out;
+      });
+}
+
 Napi::Value to_js(Napi::Env env, const std::shared_ptr<KernelMatrix>& matrix) {
   const linear::Matrix& m = matrix->packed.matrix();
   const auto number = [&](auto value) { return Napi::Number::New(env, static_cast<double>(value)); };
@@ -85,6 +119,8 @@ Napi::Value to_js(Napi::Env env, const std::shared_ptr<KernelMatrix>& matrix) {
   out.Set("measure",
           Napi::Function::New(
               env, [matrix](const Napi::CallbackInfo& info) { return measure(info, matrix); }, "measure"));
+  out.Set("tune", Napi::Function::New(
+                      env, [matrix](const Napi::CallbackInfo& info) { return tune(info, matrix); }, "tune"));
   out.Set("close", Napi::Function::New(
                        env,
                        [matrix](const Napi::CallbackInfo&) {

@@ -1,9 +1,11 @@
 #include "cuda/matrix.h"
 
 #include <algorithm>
+#include <atomic>
 #include <vector>
 
 #include "base/half.h"
+#include "base/thread_pool.h"
 #include "cuda/layers.h"
 #include "cuda/narrow.h"
 #include "formats/packed_matrix.h"
@@ -11,14 +13,39 @@
 namespace filigree::cuda {
 namespace {
 
-// Rows of one expansion on the host, for what has no codes that the device knows (f32, 4 bits with a minimum).
-constexpr uint32_t kHostRows = 256;
+// Rows of one upload, and of one thread's piece of it, of what is expanded on the host.
+constexpr uint32_t kHostRows = 2048, kThreadRows = 64;
 // From here on a row has blocks enough (mma_tiles.h) that an outlier among a token's activations coarsens a quarter of them at most
 // when they are rounded to i8. Narrower matrices keep bf16: they are no matter of bandwidth.
 constexpr uint32_t kRoundedColumns = 2048;
 
 size_t code_bytes(const linear::Matrix& m) {
   return size_t{linear::panel_count(m)} / linear::panels_per_unit(m.format) * linear::tile_count(m) * 64;
+}
+
+// bf16 [rows][cols] of a matrix whose codes the device does not know (f32, 4 bits with a minimum), by all threads: one takes longer
+// for a model of billions of weights than all else at its start.
+DeviceBuffer expanded_on_host(const linear::Matrix& m) {
+  DeviceBuffer out(size_t{m.rows} * m.cols * 2, "weights");
+  ThreadPool threads(ThreadPool::default_threads());
+  std::vector<uint16_t> narrow(size_t{std::min(kHostRows, m.rows)} * m.cols);
+  for (uint32_t begin = 0; begin < m.rows; begin += kHostRows) {
+    const uint32_t end = std::min(begin + kHostRows, m.rows);
+    std::atomic<uint32_t> next = begin;
+    threads.run([&](int, int) {
+      std::vector<float> wide(size_t{kThreadRows} * m.cols);
+      for (uint32_t row; (row = next.fetch_add(kThreadRows)) < end;) {
+        const uint32_t n = std::min(kThreadRows, end - row);
+        unpack_rows(m, row, n, wide.data());
+        uint16_t* const to = narrow.data() + size_t{row - begin} * m.cols;
+        for (size_t i = 0; i < size_t{n} * m.cols; ++i) to[i] = f32_to_bf16(wide[i]);
+      }
+    });
+    check(cudaMemcpy(out.as<uint16_t>() + size_t{begin} * m.cols, narrow.data(),
+                     size_t{end - begin} * m.cols * 2, cudaMemcpyHostToDevice),
+          "upload");
+  }
+  return out;
 }
 
 DeviceBuffer uploaded(const void* from, size_t bytes) {
@@ -46,17 +73,7 @@ DeviceMatrix::DeviceMatrix(const linear::Matrix& m, const MatrixOptions& options
           uploaded(m.group_scales, size_t{linear::panel_count(m)} * 16 * linear::group_count(m) * 2);
   } else {
     kind = Values::bf16;
-    codes = DeviceBuffer(size_t{rows_} * cols_ * 2, "weights");
-    std::vector<float> wide(size_t{kHostRows} * cols_);
-    std::vector<uint16_t> narrow(wide.size());
-    for (uint32_t row = 0; row < rows_; row += kHostRows) {
-      const uint32_t n = std::min(kHostRows, rows_ - row);
-      unpack_rows(m, row, n, wide.data());
-      for (size_t i = 0; i < size_t{n} * cols_; ++i) narrow[i] = f32_to_bf16(wide[i]);
-      check(cudaMemcpy(codes.as<uint16_t>() + size_t{row} * cols_, narrow.data(), size_t{n} * cols_ * 2,
-                       cudaMemcpyHostToDevice),
-            "upload");
-    }
+    codes = expanded_on_host(m);
   }
   const PanelCodes panels{kind, rows_, cols_, linear::tile_count(m), codes.as<uint8_t>()};
   const RowCodes flat{kind, rows_, cols_, codes.data()};

@@ -39,6 +39,7 @@ class DeviceMatrix {
   uint64_t decode_bytes() const { return decode_bytes_; }  // that one token reads
   size_t partial_bytes(uint32_t tokens) const;  // the most that any step of 1 to `tokens` tokens writes
   size_t expanded_bytes() const { return lanes_.values.size() ? size_t{rows_} * cols_ * 2 : 0; }
+  const PackedTiles& tiles() const { return tiles_; }
   const void* dense() const { return dense_.data(); }  // bf16 [rows][cols], null where sparse
 
   // What run() needs beside the matrix, shared by all.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "cuda/plan_table.h"
+
 namespace filigree::cuda {
 namespace {
 
@@ -91,6 +93,7 @@ std::vector<TilePlan> tile_plans(const TileMatrix& m, uint32_t tokens, const Dev
   std::stable_sort(plans.begin(), plans.end(), [&](const TilePlan& a, const TilePlan& b) {
     return estimate(m, tokens, a) < estimate(m, tokens, b);
   });
+  if (device.tuned) device.tuned->prefer(m, tokens, plans);
   return plans;
 }
 

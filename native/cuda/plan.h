@@ -28,9 +28,12 @@ struct TilePlan {
   uint32_t shared_bytes = 0;
 };
 
+class GpuPlans;
+
 struct DeviceLimits {
   uint32_t multiprocessors = 132;
   uint32_t shared_bytes = 227 << 10;  // that one block may have
+  const GpuPlans* tuned = nullptr;    // what was measured on this device, if anything was (plan_table.h)
 };
 
 // Columns of a unit for so many warps (row_lanes.h).
@@ -39,7 +42,7 @@ uint32_t row_lanes_warps(uint32_t rows, uint32_t cols, const DeviceLimits& devic
 RowLanesPlan plan_row_lanes(const RowLanesShape& m, uint32_t tokens, bool i8_input,
                             const DeviceLimits& device);
 
-// All that fit the device, best first by the estimate; empty if none fits.
+// All that fit the device, best first by what was measured, then by the estimate; empty if none fits.
 std::vector<TilePlan> tile_plans(const TileMatrix& m, uint32_t tokens, const DeviceLimits& device);
 
 uint32_t tile_shared_bytes(const TileMatrix& m, const TilePlan& plan);

@@ -77,4 +77,14 @@ std::vector<Gpu> usable_gpus();
 // Empty if a model can be divided among several; else why not.
 std::string nccl_obstacle();
 
+// What launch shapes cost for 8, 16 and 32 tokens of a matrix, in microseconds: the one that is planned, the fastest.
+struct GpuLaunch {
+  uint32_t tokens = 0;
+  double planned_us = 0, best_us = 0;
+  std::string layout;
+};
+// Times them for a dense packed matrix on the first GPU; `plans` is a table of launch shapes (EngineOptions::gpu_plans), to which
+// those that are faster than planned are added. Nothing for a matrix of too few zeros. Throws Error.
+std::vector<GpuLaunch> tune_gpu(const linear::Matrix& matrix, std::string& plans);
+
 }  // namespace filigree

@@ -3,6 +3,7 @@
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "cuda/runner.h"
+#include "cuda/tune.h"
 #include "engine/backend.h"
 #include "engine/partition.h"
 
@@ -117,6 +118,13 @@ class CudaBackend final : public Backend {
     info_.warnings = std::move(weights.warnings);
     if (options.weights.matrices == WeightChoice::f32)
       info_.warnings.push_back("on a GPU f32 weights are held as bf16");
+    try {
+      plans_ = cuda::PlanTable::parse(options.gpu_plans);
+    } catch (const Error& error) {
+      info_.warnings.push_back(
+          std::string(error.what()) +
+          "; none of them is used (bench kernels --device cuda --tune writes them anew)");
+    }
     std::vector<DeviceWeights> parts = take_weights(c, weights, options, devices, cpu);
 
     info_.kv_blocks = fitting_blocks(block_bytes / ranks_, options);
@@ -207,7 +215,9 @@ class CudaBackend final : public Backend {
     on_each([&](uint32_t rank) {
       DeviceWeights& part = parts[rank];
       part.blas = cuda::Blas::open(&whys[rank]);
-      part.matrices.device = {devices[rank].multiprocessors, devices[rank].shared_bytes};
+      const auto tuned = plans_.gpus.find(devices[rank].name);
+      part.matrices.device = {devices[rank].multiprocessors, devices[rank].shared_bytes,
+                              tuned == plans_.gpus.end() ? nullptr : &tuned->second};
       part.matrices.have_blas = part.blas != nullptr;
       part.matrices.min_zeros = options.weights.dense ? kNever : kMinZeros;
       part.matrices.deterministic = options.deterministic;
@@ -267,7 +277,8 @@ class CudaBackend final : public Backend {
   }
 
   uint32_t ranks_;
-  ThreadPool threads_;  // one a device
+  cuda::PlanTable plans_;  // the matrices refer to it
+  ThreadPool threads_;     // one a device
   std::vector<std::unique_ptr<cuda::Runner>> runners_;
   std::vector<size_t> first_logit_;  // of each device's share of the vocabulary
   size_t vocabulary_ = 0;
@@ -295,6 +306,21 @@ std::vector<Gpu> usable_gpus() {
                     d.free_bytes > others ? d.free_bytes - others : 0});
   }
   return gpus;
+}
+
+std::vector<GpuLaunch> tune_gpu(const linear::Matrix& matrix, std::string& plans) {
+  std::vector<cuda::DeviceInfo> devices;
+  std::string obstacle;
+  if (!cuda::find_devices(1, &devices, &obstacle)) throw Error(ErrorCode::unsupported, obstacle);
+  cuda::PlanTable table = cuda::PlanTable::parse(plans);
+  cuda::MatrixOptions options;
+  options.device = {devices[0].multiprocessors, devices[0].shared_bytes};
+  options.min_zeros = kMinZeros;
+  std::vector<GpuLaunch> launches;
+  for (const cuda::TunedLaunch& l : cuda::tune_tiles(matrix, options, table.gpus[devices[0].name]))
+    launches.push_back({l.tokens, l.planned_us, l.best_us, l.layout});
+  plans = table.text();
+  return launches;
 }
 
 std::string nccl_obstacle() { return cuda::Collective::obstacle(); }

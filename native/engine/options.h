@@ -27,6 +27,7 @@ struct EngineOptions {
   uint64_t kv_bytes = 0;         // of the KV arena, on all devices together; rounded down to whole blocks
   bool kv_at_most = false;       // nobody asked for so much: a device that has less takes what it has
   uint32_t tensor_parallel = 1;  // GPUs that share the model
+  std::string gpu_plans;         // launch shapes that were measured (cuda/plan_table.h), or nothing
   std::vector<AdapterDescription> adapters;
 };
 

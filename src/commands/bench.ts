@@ -111,12 +111,18 @@ Examples:
     .option('--rounds <n>', 'interleaved rounds', '3')
     .option('--threads <n>', 'threads')
     .option('--isa <name>', 'only the kernels of this instruction set')
+    .addOption(new Option('--device <name>', 'cuda, with --tune').choices(['cpu', 'cuda']).default('cpu'))
+    .option(
+      '--tune',
+      "with --device cuda: times the launch shapes of a layer's sparse matrices and keeps the fastest for this kind of GPU",
+    )
     .option('--json', 'one object')
     .addHelpText(
       'after',
       `
 Examples:
   $ filigree bench kernels
+  $ filigree bench kernels --device cuda --tune --shape 7b --formats bf16,i8
   $ filigree bench kernels --isa avx2 --formats f32,i8 --tokens 1
   $ filigree bench kernels ./sparse70 --matrices down`,
     )

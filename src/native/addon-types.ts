@@ -38,6 +38,8 @@ export interface NativeEngineOptions {
   kvBytes: number;
   /** Nobody asked for so much: a GPU that has less takes what it has, without a warning. */
   kvAtMost?: boolean;
+  /** Launch shapes of GPUs that were measured, as KernelMatrix.tune() gives them. */
+  gpuPlans?: string;
   /** Folder of packed weights; '' turns the cache off. */
   cacheFolder: string;
   /** LoRA adapters, in the order that openSlot counts them; on the CPU only. */
@@ -177,8 +179,20 @@ export interface KernelMatrix {
   bytes: number;
   /** Median seconds of one product with `tokens` random activations over `rounds` after one to warm up. */
   measure(kernel: string, tokens: number, rounds: number): Promise<number>;
+  /**
+   * On the first GPU: what launch shapes cost for 8, 16 and 32 tokens of this dense matrix. `plans` is the table of those that
+   * were measured before, '' where there is none; it comes back with those that are faster than planned.
+   */
+  tune(plans: string): Promise<{ launches: GpuLaunch[]; plans: string }>;
   /** Frees the matrix; waits for a measurement in flight. */
   close(): void;
+}
+
+export interface GpuLaunch {
+  tokens: number;
+  plannedUs: number;
+  bestUs: number;
+  layout: string;
 }
 
 export interface Peak {

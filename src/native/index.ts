@@ -1,3 +1,4 @@
+import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { RunnerInfo } from '../engine/model-runner.js';
 import { BLOCK_SIZE } from '../engine/model-runner.js';
@@ -26,6 +27,7 @@ export type {
   EncodedTensor,
   FloatChoice,
   Gpu,
+  GpuLaunch,
   KernelFormat,
   KernelLayout,
   KernelMatrix,
@@ -113,6 +115,7 @@ export async function loadNativeRunner(
         maxBatchedTokens: options.maxBatchedTokens,
         kvBytes: options.kvMemory ?? defaultKvBytes(manifest, options, maxModelLen),
         kvAtMost: options.kvAtMost ?? false,
+        gpuPlans: options.device === 'cpu' ? '' : readGpuPlans(),
         cacheFolder: options.packedCache === false ? '' : join(cacheFolder(), 'packed'),
         adapters: options.adapters ?? [],
       },
@@ -142,6 +145,26 @@ export async function nativeInfo(): Promise<NativeInfo> {
 /** The GPUs that this build can use. Looks at each, which takes a moment and some of its memory. */
 export async function nativeGpus(): Promise<NativeGpus> {
   return loadAddon().gpus();
+}
+
+const GPU_PLANS = () => join(cacheFolder(), 'gpu-plans.txt');
+
+/** Launch shapes that `bench kernels --device cuda --tune` measured on GPUs; '' where there are none. */
+export function readGpuPlans(): string {
+  try {
+    return readFileSync(GPU_PLANS(), 'utf8');
+  } catch {
+    return '';
+  }
+}
+
+/** A reader sees the old table or the new one. Returns where it is. */
+export function writeGpuPlans(plans: string): string {
+  const path = GPU_PLANS();
+  mkdirSync(cacheFolder(), { recursive: true });
+  writeFileSync(`${path}.${process.pid}`, plans);
+  renameSync(`${path}.${process.pid}`, path);
+  return path;
 }
 
 /** GB/s at which so many threads read memory, each its own part: the bound of decode. */

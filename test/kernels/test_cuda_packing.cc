@@ -1,7 +1,11 @@
 // The device's layouts, packed and unpacked on the host by the functions that also run on the device, and the launch plans.
+#include <set>
+
 #include "../cuda/problem.h"
+#include "base/status.h"
 #include "cuda/host_pack.h"
 #include "cuda/plan.h"
+#include "cuda/plan_table.h"
 #include "harness.h"
 
 namespace filigree::test {
@@ -213,6 +217,53 @@ FILIGREE_TEST(cuda_plans) {
   check(tile_class_for(Values::bf16, 18, &found) && found.most == 24);
   check(tile_class_for(Values::i8, 32, &found) && found.most == 32);
   check(!tile_class_for(Values::i8, 33, &found));
+}
+
+FILIGREE_TEST(cuda_plans_that_were_measured_come_first) {
+  TileMatrix m;
+  m.rows = 12288, m.cols = 4096;
+  m.lead = 7, m.most = kTileClasses[0][0].most, m.most_bytes = 4608;
+  DeviceLimits device;
+  const std::vector<TilePlan> all = tile_plans(m, 16, device);
+  check(all.size() > 3, "several plans to choose from");
+  std::set<std::string> names;
+  for (const TilePlan& p : all) {
+    PlanTable one;
+    one.gpus["a"].put(m, p);
+    names.insert(one.text());
+  }
+  check_equal(names.size(), all.size(), "each plan has a name of its own");
+  const TilePlan& last = all.back();
+  PlanTable table;
+  table.gpus["NVIDIA H200"].put(m, last);
+  const PlanTable read = PlanTable::parse(table.text());
+  check_equal(read.text(), table.text());
+  device.tuned = &read.gpus.at("NVIDIA H200");
+  const std::vector<TilePlan> tuned = tile_plans(m, 16, device);
+  check_equal(tuned.size(), all.size());
+  const auto same = [](const TilePlan& a, const TilePlan& b) {
+    return a.warps == b.warps && a.stages == b.stages && a.slice_blocks == b.slice_blocks;
+  };
+  check(same(tuned[0], last), "the measured one is first");
+  check(same(tuned[1], all[0]), "the others keep their order");
+  check(same(tile_plans(m, 8, device)[0], tile_plans(m, 8, {})[0]),
+        "other numbers of tokens are as they were");
+  m.rows += 16;
+  check(same(tile_plans(m, 16, device)[0], tile_plans(m, 16, {})[0]), "so are other matrices");
+
+  check(PlanTable::parse("").gpus.empty());
+  const std::string title = "filigree launch shapes 1\n";
+  for (const char* const bad : {"nonsense\n", "filigree launch shapes 2\n",
+                                "filigree launch shapes 1\nbf16 bitmask 17 1x1 8: 1 warps\n"})
+    check_throws<Error>([&] { PlanTable::parse(bad); }, bad);
+  check_throws<Error>([&] { PlanTable::parse(title + "[a]\nbf16 bitmask 17 1x1 8: 1 warps, stages\n"); });
+  check_throws<Error>(
+      [&] { PlanTable::parse(title + "[a]\nbf16 bitmask 17 1x1 9: 1 warps, 1 stages, 1 blocks"); });
+  // What fits no launch of this build or device is no reason to fail.
+  const PlanTable strange =
+      PlanTable::parse(title + "[a]\nbf16 bitmask 17 12304x4096 16: 99 warps, 1 stages, 1 blocks\n");
+  device.tuned = &strange.gpus.at("a");
+  check(same(tile_plans(m, 16, device)[0], tile_plans(m, 16, {})[0]), "a shape that does not exist");
 }
 
 }  // namespace

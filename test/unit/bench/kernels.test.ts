@@ -1,5 +1,11 @@
 import { describe, expect, test } from 'vitest';
-import { benchKernels, kernelCandidates, kernelTable, stackedMatrices } from '../../../bench/kernels.js';
+import {
+  benchKernels,
+  kernelCandidates,
+  kernelTable,
+  layerMatrices,
+  stackedMatrices,
+} from '../../../bench/kernels.js';
 import { randomModel } from '../../../bench/shapes.js';
 import type { KernelVariant } from '../../../src/native/index.js';
 import { measurePeak, nativeInfo, packKernelMatrix } from '../../../src/native/index.js';
@@ -47,6 +53,16 @@ describe('what bench kernels measures', () => {
       'model.layers.2.self_attn.k_proj.weight',
     ]);
     expect(down!.tensors).toHaveLength(2);
+  });
+
+  test("a GPU's launches are tuned on the matrices of one layer, stacked as an engine stacks them", () => {
+    const matrices = layerMatrices(randomModel('135m', 0.5), ['qkv', 'o', 'gate_up', 'down']);
+    expect(matrices.map((m) => [m.name, m.tensors.reduce((rows, t) => rows + t.shape[0]!, 0)])).toEqual([
+      ['qkv', 576 + 2 * 192],
+      ['o', 576],
+      ['gate_up', 2 * 1536],
+      ['down', 576],
+    ]);
   });
 });
 
@@ -96,6 +112,25 @@ describe('kernels timed one by one', () => {
       /i9|one of/,
     );
     await expect(packKernelMatrix([], [], { format: 'i8', layout: 'dense', threads: 1 })).rejects.toThrow();
+  });
+
+  test('without a GPU launch shapes cannot be tuned; with one the table comes back, and a damaged one is refused', async () => {
+    const { cudaObstacle } = await nativeInfo();
+    const matrix = await packKernelMatrix([random(4096, 2048, 0.7)], [], {
+      format: 'bf16',
+      layout: 'dense',
+      threads: 1,
+    });
+    if (cudaObstacle !== null) {
+      await expect(matrix.tune('')).rejects.toThrow(cudaObstacle);
+    } else {
+      const { launches, plans } = await matrix.tune('');
+      expect(launches.map((l) => l.tokens)).toEqual([8, 16, 32]);
+      for (const l of launches) expect(l.bestUs).toBeLessThanOrEqual(l.plannedUs);
+      expect(plans).toMatch(/^filigree launch shapes 1\n\[.+\]\n/);
+      await expect(matrix.tune('nonsense')).rejects.toThrow(/line 1/);
+    }
+    matrix.close();
   });
 
   test('scalar code has no multiply unit to be held against', async () => {
