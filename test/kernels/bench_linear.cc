@@ -1,5 +1,6 @@
 // filigree_kernel_bench: every linear kernel this processor supports on one shape, against the bandwidth measured beside it.
 //   --rows N --cols N --zeros F --tokens N[,N...] --threads N --rounds N --best 1 --format NAME --layout NAME --isa NAME
+//   --kernel TEXT (only kernels with it in their names)
 // The default matrix exceeds any last-level cache of a small server, so that decode reads memory.
 #include <cstdio>
 #include <cstdlib>
@@ -15,6 +16,7 @@
 #include "base/thread_pool.h"
 #include "formats/pack.h"
 #include "kernels/linear/measure.h"
+#include "kernels/peak/peak.h"
 
 namespace filigree {
 namespace {
@@ -64,7 +66,7 @@ int run(int argc, char** argv) {
   double zeros = 0.7;
   bool best = false;  // the fastest round instead of the median: for a machine shared with others
   int threads = ThreadPool::default_threads(), rounds = 9;
-  std::string format_filter, layout_filter, isa = "auto", tokens_list = "1,4,16,512";
+  std::string format_filter, layout_filter, kernel_filter, isa = "auto", tokens_list = "1,4,16,512";
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string key = argv[i], value = argv[i + 1];
     if (key == "--rows")
@@ -83,6 +85,8 @@ int run(int argc, char** argv) {
       format_filter = value;
     else if (key == "--layout")
       layout_filter = value;
+    else if (key == "--kernel")
+      kernel_filter = value;
     else if (key == "--best")
       best = value != "0";
     else if (key == "--isa")
@@ -99,8 +103,8 @@ int run(int argc, char** argv) {
   const double bandwidth = measure_read_bandwidth(pool.size(), size_t{256} << 20, rounds);
   std::printf("%s, %d threads, read %.1f GB/s, %u x %u, %.0f %% zeros in bitmask layouts\n",
               cpu.cpu_name.c_str(), pool.size(), bandwidth * 1e-9, rows, cols, zeros * 100);
-  std::printf("%-34s %-7s %-8s %6s %10s %8s %7s %9s %9s\n", "kernel", "format", "layout", "tokens", "ms",
-              "bits/w", "GB/s", "Gweight/s", "GMAC/s");
+  std::printf("%-34s %-7s %-8s %6s %10s %8s %7s %9s %9s %7s\n", "kernel", "format", "layout", "tokens", "ms",
+              "bits/w", "GB/s", "Gweight/s", "GMAC/s", "of peak");
   size_t count;
   const linear::Variant* all = linear::variants(&count);
   PackedMatrix packed;
@@ -112,8 +116,11 @@ int run(int argc, char** argv) {
       for (size_t i = 0; i < count; ++i) {
         const linear::Variant& v = all[i];
         if (v.format != format || v.layout != layout || !v.supported(cpu) ||
-            (std::strcmp(v.isa, "scalar") == 0 && isa != "scalar"))
+            (std::strcmp(v.isa, "scalar") == 0 && isa != "scalar") ||
+            std::strstr(v.name, kernel_filter.c_str()) == nullptr)
           continue;
+        const PeakVariant* peak = select_peak(linear::input_kind(format), restrict_to(cpu, v.isa));
+        const double most = peak == nullptr ? 0 : measure_peak(*peak, pool, 3);
         for (uint32_t t : tokens) {
           if (t < v.min_tokens || t > v.max_tokens) continue;
           if (packed.empty()) {
@@ -128,10 +135,10 @@ int run(int argc, char** argv) {
           const linear::Timing timing = linear::measure(m, v, t, pool, rounds);
           const double seconds = best ? timing.best : timing.median,
                        weights = static_cast<double>(rows) * cols;
-          std::printf("%-34s %-7s %-8s %6u %10.3f %8.2f %7.1f %9.1f %9.1f\n", v.name, name_of(format),
+          std::printf("%-34s %-7s %-8s %6u %10.3f %8.2f %7.1f %9.1f %9.1f %6.0f%%\n", v.name, name_of(format),
                       name_of(layout), t, seconds * 1e3, static_cast<double>(m.bytes) * 8 / weights,
                       static_cast<double>(m.bytes) / seconds * 1e-9, weights / seconds * 1e-9,
-                      weights * t / seconds * 1e-9);
+                      weights * t / seconds * 1e-9, most == 0 ? 0 : 100 * weights * t / seconds / most);
           std::fflush(stdout);
         }
       }

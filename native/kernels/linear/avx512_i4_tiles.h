@@ -29,6 +29,7 @@ struct PairStream {
   const std::byte* value[Q][2];
   const std::byte* mask[Q][2];
 
+  PairStream() = default;
   PairStream(const Matrix& m, PanelSet pairs) {
     const size_t tiles = tile_count(m);
 #pragma GCC unroll 8

@@ -20,9 +20,13 @@ struct I8 {
   static __m512i dot(__m512i acc, __m512i w, __m512i x) { return _mm512_dpbusd_epi32(acc, x, w); }
   static __m512 finish(__m512i acc, const Matrix& m, const Input& in, uint32_t panel, uint32_t token) {
     const __m512i bias = _mm512_slli_epi32(_mm512_loadu_si512(m.code_sums + panel * kPanelRows), 7);
-    const __m512 sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(acc, bias));
-    return _mm512_mul_ps(_mm512_mul_ps(sum, _mm512_loadu_ps(m.row_scales + panel * kPanelRows)),
-                         _mm512_set1_ps(in.scales[token]));
+    return scale(_mm512_sub_epi32(acc, bias), m, in, panel, token);
+  }
+  // The exact sums as results.
+  static __m512 scale(__m512i sums, const Matrix& m, const Input& in, uint32_t panel, uint32_t token) {
+    const __m512 scaled =
+        _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_loadu_ps(m.row_scales + panel * kPanelRows));
+    return _mm512_mul_ps(scaled, _mm512_set1_ps(in.scales[token]));
   }
 };
 
@@ -30,7 +34,7 @@ struct I8 {
 constexpr size_t biased_stride(const MatrixSpec& m) { return ((padded_cols(m) + 63) / 64 | 1) * 64; }
 constexpr size_t biased_bytes(const MatrixSpec& m, uint32_t tokens) { return biased_stride(m) * tokens; }
 
-Dwords bias(const Matrix& m, const Input& in, std::byte* to) {
+inline Dwords bias(const Matrix& m, const Input& in, std::byte* to) {
   const size_t stride = biased_stride(m), cols = padded_cols(m);
   const __m512i half = _mm512_set1_epi8(static_cast<char>(0x80));
   for (uint32_t t = 0; t < in.tokens; ++t) {

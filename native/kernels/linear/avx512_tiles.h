@@ -54,6 +54,7 @@ struct Stream {
   const std::byte* value[P];
   const std::byte* mask[P];
 
+  Stream() = default;
   Stream(const Matrix& m, PanelSet panels) {
     const size_t tiles = tile_count(m);
 #pragma GCC unroll 8

@@ -24,7 +24,8 @@
 //
 // Order of summation (a contract: a token's result is bitwise the same for every batch size, layout, kernel and thread split):
 //   f32   acc = fma(w[k], x[k], acc), k ascending from acc = +0.
-//   bf16  either the f32 order on the widened values, or vdpbf16ps in ascending pairs: one of the two for all kernels of a plan.
+//   bf16  the f32 order on the widened values, or vdpbf16ps in ascending pairs, or tdpbf16ps in ascending runs of 32 columns: one of
+//         the three for all kernels of a plan.
 //   i8    exact integer sum s; out = (float(s) * row_scale) * input.scales[t].
 //   i4    per group, ascending: exact integer s = sum u' * x (u' = u - 8, or u with a minimum); f = fma(group_scale, float(s), f);
 //         with a minimum then f = fma(group_min, float(sum of x over the stored columns), f). out = f * input.scales[t].
