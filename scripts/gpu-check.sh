@@ -9,7 +9,8 @@
 #     models    random models on GPU and CPU, --deterministic, and goldens where a model is there
 #     parallel  two GPUs and NCCL: a divided model against the whole one, and the speed of both (libnccl.so.2 in LD_LIBRARY_PATH)
 #     kv        decoding of 1 and 16 sequences with an f16, i8 and fp8 cache
-#     serve     `serve --device cuda` (DEVICE) of Llama-2-7B's shape (SHAPE) under `bench serve`, dense and sparse
+#     tune      launch shapes of Llama-2-7B's shape (SHAPE) timed and kept in a cache folder of its own, then decoding with them
+#     serve     `serve --device cuda` (DEVICE) of Llama-2-7B's shape (SHAPE), with an f16 cache (KV), under `bench serve`, dense and sparse
 #     torch     a decode loop of 7B in PyTorch and one CUDA graph, for `serve` to be compared with (PYTHON, python3 unless set)
 #     bench     linear kernels against cuBLAS (BENCH_TUNE=1: the best launch of all beside the planned one)
 #     sanitize  compute-sanitizer, memcheck and racecheck, on a small part of the kernels
@@ -32,7 +33,7 @@ programs=build/test-cuda
 stage() { # name, seconds, command...
   local name=$1 limit=$2 start=$SECONDS status
   shift 2
-  export -f build layers kernels models parallel kv serve serve_row torch bench sanitize suite e2e vitest
+  export -f build layers kernels models parallel kv tune serve serve_row torch bench sanitize suite e2e vitest
   export OUT SCRATCH NODE PYTHON SHAPE programs
   timeout -k 5 "$limit" bash -c "$*" >"$OUT/$name.log" 2>&1
   status=$?
@@ -61,6 +62,14 @@ parallel() {
 }
 kv() {
   "$NODE" dist/src/main.js bench --device cuda --shape "$SHAPE" --formats bf16 --sparsity 0,0.7 --batch 1,16 --context 512 --rounds 3 --kv f16,i8,fp8
+}
+tune() {
+  local cache="$SCRATCH/tuned" folder
+  FILIGREE_CACHE=$cache "$NODE" dist/src/main.js bench kernels --device cuda --tune --shape "$SHAPE" --formats bf16,i8,i4g128 &&
+    cat "$cache/gpu-plans.txt" &&
+    for folder in "$SCRATCH/untuned" "$cache"; do
+      FILIGREE_CACHE=$folder "$NODE" dist/src/main.js bench --device cuda --shape "$SHAPE" --formats bf16,i8 --sparsity 0.7 --batch 8,16,32 --context 512 --rounds 3
+    done
 }
 
 models() { vitest test/conformance/devices.test.ts; }
@@ -92,7 +101,7 @@ serve_row() { # name, share of zeros, flags of serve...
   local name=$1 zeros=$2 file="$SCRATCH/$SHAPE-$2.gguf" start=$SECONDS pid url clients
   shift 2
   [ -e "$file" ] || "$NODE" dist/src/main.js bench gguf "$file" --shape "$SHAPE" --type q8_0 --sparsity "$zeros" || return
-  "$NODE" dist/src/main.js serve "$file" --device "${DEVICE:-cuda}" --port 0 --max-num-seqs 16 --max-model-len 1024 --kv-memory 10GiB \
+  "$NODE" dist/src/main.js serve "$file" --device "${DEVICE:-cuda}" --port 0 --max-num-seqs 16 --max-model-len 1024 --kv-memory 10GiB --kv "${KV:-f16}" \
     --no-prefix-cache --no-packed-cache --log-level warn "$@" >"$SCRATCH/ready" 2>&1 &
   pid=$!
   for _ in $(seq 240); do
@@ -129,7 +138,7 @@ serve() {
   return $status
 }
 
-[ $# -gt 0 ] || set -- build layers kernels models kv serve torch bench sanitize suite e2e
+[ $# -gt 0 ] || set -- build layers kernels models kv tune serve torch bench sanitize suite e2e
 for name in "$@"; do
   case $name in
     build) stage build 240 build ;;
@@ -138,6 +147,7 @@ for name in "$@"; do
     models) stage models 200 models ;;
     parallel) stage parallel 240 parallel ;;
     kv) stage kv 240 kv ;;
+    tune) stage tune 240 tune ;;
     serve) stage serve "${SERVE_LIMIT:-330}" serve ;;
     torch) stage torch 120 torch ;;
     bench) stage bench 240 bench ;;
