@@ -129,7 +129,7 @@ def pack(bundle: Path, out: Path, piece_bytes: int) -> None:
     total = sum(len(text) for _, text in rows)
     pieces = max(1, round(total / 3.1 / piece_bytes))
     for piece in range(pieces):
-        params = zstandard.ZstdCompressionParameters.from_level(11, window_log=27, threads=2)
+        params = zstandard.ZstdCompressionParameters.from_level(19, window_log=27, threads=2)
         with open(out / f'{piece:02d}.jsonl.zst', 'wb') as file:
             with zstandard.ZstdCompressor(compression_params=params).stream_writer(file) as writer:
                 for block in blocks[piece::pieces]:

@@ -5,9 +5,11 @@ import math
 import numpy as np
 import torch
 
+from generate import Sampler, greedy_answers
 from model import COMPUTE, DEVICE, Llama
-from prepare import OUTSIDE, TASKS
+from prepare import LONGEST_QUESTION, OUTSIDE, TASKS, unragged
 from quantize import quantize_params
+from repeats import repeats
 
 CHUNK = 8192
 
@@ -118,40 +120,42 @@ def choices(llama, params, arrays, limit=None) -> dict:
     return out
 
 
+def loops(config, params, questions: list[list[int]], limit: int, gram: int = 10) -> dict:
+    """Share of greedy answers in which some `gram` tokens in a row (about eight words) come three times, in percent."""
+    sampler = Sampler(config, params, len(questions), LONGEST_QUESTION + limit, LONGEST_QUESTION)
+    answers = [ids for ids in greedy_answers(sampler, questions, limit) if len(ids) > gram]
+    found = sum(bool(repeats(torch.tensor([ids], device=DEVICE), gram).any()) for ids in answers)
+    p = found / len(questions)
+    return {'value': 100 * p, 'stderr': 100 * math.sqrt(p * (1 - p) / len(questions)), 'n': len(questions)}
+
+
 class Evaluator:
     def __init__(self, config, teacher, arrays, short: bool = False):
+        self.config = config
         self.plain, self.integer = Llama(config), Llama(config, activations='i8')
-        self.teacher, self.arrays, self.short, self.dense_quick = teacher, arrays, short, None
+        self.teacher, self.arrays, self.short = teacher, arrays, short
 
-    def kl(self, params, llama=None, domains=(*OUTSIDE, 'chat', 'textbooks'), limit=None) -> dict:
+    def kl(self, params, llama) -> dict:
         teacher, window = (self.plain, self.teacher), 128 if self.short else 1024
-        limit = 2 if self.short else limit
+        limit = 2 if self.short else None
         result = {
-            d: perplexity(llama or self.plain, params, self.arrays[f'kl_{d}'], window, 32, teacher, limit)
-            for d in domains
+            d: perplexity(llama, params, self.arrays[f'kl_{d}'], window, 32, teacher, limit)
+            for d in (*OUTSIDE, 'chat', 'textbooks')
         }
-        outside = [result[d]['kl'] for d in OUTSIDE if d in result]
+        outside = [result[d]['kl'] for d in OUTSIDE]
         return result | {'mean_outside': float(np.mean(outside))}
 
-    def score(self, params: dict, dense: dict) -> tuple[float, dict]:
-        """KL and excess log-perplexity on held-out text, averaged: lower is better."""
-        domains = ('c4', 'wiki', 'chat')
-        quick = self.kl(params, domains=domains, limit=64)
-        if self.dense_quick is None:
-            self.dense_quick = self.kl(dense, domains=domains, limit=64)
-        excess = [math.log(quick[d]['ppl'] / self.dense_quick[d]['ppl']) for d in domains]
-        return float(np.mean([quick[d]['kl'] for d in domains]) + np.mean(excess)) / 2, quick
-
-    def full(self, params, grid: str | None = None) -> dict:
-        """Everything of the table; `grid` rounds the weights to 'i8' or 'i4' and activations to i8 first."""
+    def full(self, params, grid: str | None = None, tasks: bool = True) -> dict:
+        """Everything of the table, or the text alone; `grid` rounds the weights to 'i8' or 'i4' and activations to i8 first."""
         llama = self.plain
         if grid:
             params, llama = quantize_params(params, grid), self.integer
         window = 256 if self.short else 2048
         limit = 2 if self.short else None
         wikitext = perplexity(llama, params, self.arrays['ppl_wikitext2'], window, 16, limit=limit)
-        return {
-            'wikitext2': wikitext['ppl'],
-            'kl': self.kl(params, llama),
-            'tasks': choices(llama, params, self.arrays, limit=2 if self.short else None),
-        }
+        result = {'wikitext2': wikitext['ppl'], 'kl': self.kl(params, llama)}
+        if tasks:
+            questions = unragged(self.arrays, 'questions')[:limit]
+            result['loops'] = loops(self.config, params, questions, 20 if self.short else 160)
+            result['tasks'] = choices(llama, params, self.arrays, limit=limit)
+        return result

@@ -10,7 +10,7 @@ import torch
 import checkpoint
 import parallel
 from evaluate import perplexity
-from generate import END_OF_TURN, Sampler
+from generate import Sampler, greedy_answers
 from model import COMPUTE, DEVICE, Llama, tree_map
 from prepare import ragged, unragged
 
@@ -62,9 +62,5 @@ class FineTuner:
         longest = max(map(len, prompts))
         if name not in self.samplers:
             self.samplers[name] = Sampler(self.config, params, len(prompts), longest + limit, longest)
-        sampler, out = self.samplers[name], []
-        sampler.use(params)
-        for prompt, row in zip(prompts, sampler.run(prompts, 0.0).tolist()):
-            reply = row[len(prompt) : len(prompt) + limit]
-            out.append(reply[: reply.index(END_OF_TURN)] if END_OF_TURN in reply else reply)
-        return out
+        self.samplers[name].use(params)
+        return greedy_answers(self.samplers[name], prompts, limit)

@@ -6,7 +6,7 @@ GPUs are one operation each instead of one per matrix.
 
 import torch
 
-from model import DEVICE, LAYER_KEYS
+from model import DEVICE, LAYER_KEYS, MATRICES
 from quantize import round_i4, round_i8
 
 
@@ -20,9 +20,10 @@ class Flat:
         }  # fmt: skip
         if shapes['out'][1] != c.hidden:
             raise ValueError('heads * head_dim must be hidden: rows of one width are rounded together')
+        self.matrix_shapes = {key: shapes[key] for key in MATRICES}
         self.places, at = [('embed', None, 0, (c.vocab, c.hidden))], c.vocab * c.hidden
         self.embed_end = at
-        for key in ('qkv', 'out', 'gate_up', 'down', 'attn_norm', 'mlp_norm'):
+        for key in (*MATRICES, 'attn_norm', 'mlp_norm'):
             if key == 'down':
                 self.down_start = at
             if key == 'attn_norm':

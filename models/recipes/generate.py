@@ -172,6 +172,8 @@ def self_text(config, params, seeds: dict, spec: dict, log) -> dict[str, np.ndar
 def first_questions(chats: np.ndarray, after_user: list[int], longest: int) -> list[list[int]]:
     """Of chats [n, length], each one's start up to where the assistant first speaks."""
     mark, out = np.array(after_user), []
+    if not len(chats):
+        return out
     windows = np.lib.stride_tricks.sliding_window_view(chats[:, :longest], len(mark), axis=1)
     hits = (windows == mark).all(2)
     for row, hit in zip(chats, hits):
@@ -182,7 +184,8 @@ def first_questions(chats: np.ndarray, after_user: list[int], longest: int) -> l
 
 def own_chats(config, student: dict, questions: list[list[int]], seeds: dict, spec: dict, log) -> np.ndarray:
     """Chats as the student itself continues them, so that the teacher can correct it where it goes astray (on-policy
-    distillation, arXiv 2306.13649). uint16 [sequences, length]."""
+    distillation, arXiv 2306.13649) and its loops can be held against it; a share `greedy` of them without chance. uint16
+    [sequences, length]."""
     rng = np.random.default_rng(spec['seed'] + parallel.RANK)
     torch.manual_seed(spec['seed'] + parallel.RANK)
     headers = (seeds['after_user'], seeds['after_assistant'])
@@ -192,6 +195,7 @@ def own_chats(config, student: dict, questions: list[list[int]], seeds: dict, sp
     for _ in range(spec['rounds']):
         prompts = [pool[i] for i in rng.integers(len(pool), size=spec['batch'])]
         heat, before = rng.uniform(*spec['temperature'], size=spec['batch']), time.time()
+        heat[rng.random(spec['batch']) < spec['greedy']] = 0
         ids = sampler.run(prompts, heat, is_chat=np.full(spec['batch'], True))
         rows.append(ids.cpu().numpy().astype(np.uint16))
         log(f'own_chat {ids.numel() / 1e6:.2f} M tokens, {ids.numel() / (time.time() - before):.0f} tokens/s each')
@@ -199,3 +203,12 @@ def own_chats(config, student: dict, questions: list[list[int]], seeds: dict, sp
     if DEVICE == 'cuda':
         torch.cuda.empty_cache()
     return np.concatenate(rows)
+
+
+def greedy_answers(sampler: Sampler, prompts: list[list[int]], limit: int) -> list[list[int]]:
+    """Of at most `limit` tokens, up to the end of the turn."""
+    out = []
+    for prompt, row in zip(prompts, sampler.run(prompts, 0.0).tolist()):
+        reply = row[len(prompt) : len(prompt) + limit]
+        out.append(reply[: reply.index(END_OF_TURN)] if END_OF_TURN in reply else reply)
+    return out

@@ -2,28 +2,44 @@
 
 import torch
 
+import parallel
 from model import COMPUTE, DEVICE
+from repeats import repeats
 
 
 class Mixture:
     """Windows of `length` + 1 tokens drawn from named streams in fixed proportions, each stream without replacement.
 
-    streams: name -> int32 ids on the device, this process's share. weights: name -> share of the windows. ce: name -> weight of
-    cross-entropy on that stream, or one number for all. remembered: name -> [windows, length, hidden] of the teacher, or None.
+    streams: name -> int32 ids on the device, this process's share. weights: name -> share of the windows. spec: length, seed, and
+    the weights of the loss: kd; ce, by stream; avoid, by stream: that of unlikelihood, which takes the place of the others where
+    a text only repeats itself. remembered: name -> [windows, length, hidden] of the teacher, or None.
     """
 
-    def __init__(self, streams: dict, weights: dict[str, float], length: int, seed: int, ce=0.0, remembered=None):
-        self.names = [n for n in weights if n in streams and len(streams[n]) > length + 1 and weights[n] > 0]
+    def __init__(self, streams: dict, weights: dict[str, float], spec: dict, remembered=None):
+        self.length, self.spec = spec['length'], spec
+        self.generator = torch.Generator().manual_seed(spec['seed'] + 1000 * parallel.RANK)
+        self.span = torch.arange(self.length + 1, device=DEVICE)
+        self.streams, self.remembered, self.order, self.drawn = {}, remembered, {}, {}
+        self.change(streams, weights, remembered)
+
+    def change(self, streams: dict, weights: dict[str, float], remembered) -> None:
+        """Adds or replaces streams, and mixes in these proportions from now on."""
+        self.streams = self.streams | streams
+        if self.remembered is not None:
+            self.remembered = self.remembered | remembered
+        self.names = [n for n in weights if len(self.streams.get(n, ())) > self.length + 1 and weights[n] > 0]
         self.weights = torch.tensor([weights[n] for n in self.names])
-        self.streams, self.length, self.remembered = streams, length, remembered
-        self.ce = {n: ce if isinstance(ce, float) else ce.get(n, ce.get('other', 0.0)) for n in self.names}
-        self.generator = torch.Generator().manual_seed(seed)
-        self.order = {n: torch.empty(0, dtype=torch.long) for n in self.names}
-        self.span = torch.arange(length + 1, device=DEVICE)
-        self.drawn = {n: 0 for n in self.names}
+        empty = torch.empty(0, dtype=torch.long)
+        self.order = {n: empty if n in streams else self.order.get(n, empty) for n in self.names}
+        self.drawn = {n: 0 for n in self.names} | self.drawn
+
+    def _weight(self, kind: str, name: str) -> float:
+        given = self.spec.get(kind, 0.0)
+        return given.get(name, given.get('other', 0.0)) if isinstance(given, dict) else given
 
     def next(self, batch: int):
-        """ids [batch, length], next ids, weight of cross-entropy per token [batch * length], the teacher's states or None."""
+        """ids [batch, length], next ids, weights of the loss kd, ce and avoid per token [3, batch * length], the teacher's states
+        or None."""
         picks = torch.multinomial(self.weights, batch, replacement=True, generator=self.generator)
         rows, states, weights = [], [], []
         for number, count in enumerate(torch.bincount(picks, minlength=len(self.names)).tolist()):
@@ -39,12 +55,14 @@ class Mixture:
             rows.append(self.streams[name][(chosen * self.length)[:, None] + self.span[None]].long())
             if self.remembered is not None:
                 states.append(self.remembered[name][chosen])
-            weights += [self.ce[name]] * count
+            weights += [[self._weight(kind, name) for kind in ('kd', 'ce', 'avoid')]] * count
             self.drawn[name] += count * self.length
         window = torch.cat(rows)
-        ce = torch.tensor(weights).to(DEVICE, non_blocking=True).repeat_interleave(self.length)
+        kd, ce, avoid = torch.tensor(weights).to(DEVICE, non_blocking=True).t()[:, :, None]
+        repeated = (repeats(window)[:, 1:] & (avoid > 0)).float()
+        loss = torch.stack([kd * (1 - repeated), ce * (1 - repeated), avoid * repeated]).flatten(1)
         teacher = torch.cat(states) if states else None
-        return window[:, :-1].contiguous(), window[:, 1:].contiguous(), ce, teacher
+        return window[:, :-1].contiguous(), window[:, 1:].contiguous(), loss, teacher
 
     def state(self):
         return {'generator': self.generator.get_state(), 'order': self.order, 'drawn': self.drawn}

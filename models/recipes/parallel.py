@@ -54,5 +54,5 @@ def forget_claims(folder: Path) -> None:
     """At the start of a run, so that the jobs of one that broke off are done after all."""
     if RANK == 0:
         for path in folder.glob('*.claim'):
-            path.unlink()
+            path.unlink(missing_ok=True)
     barrier()

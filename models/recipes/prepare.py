@@ -17,6 +17,7 @@ TASKS = ('hellaswag', 'arc_easy', 'arc_challenge', 'winogrande')
 # Text outside the training corpora, on which KL to the dense model is judged; then held-out text of two of them.
 OUTSIDE = {'c4': 'c4.utf8', 'wiki': 'wiki.utf8', 'technical': 'technical.utf8', 'code': 'code.utf8'}
 DOMAIN_TOKENS = 128 * 1024
+LONGEST_QUESTION = 128  # of the questions whose greedy answers are searched for loops, in tokens
 
 
 def hellaswag_text(text: str) -> str:
@@ -86,7 +87,9 @@ def evaluation(bundle: Path, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
         books.append(doc['text'])
     out['kl_chat'] = encode(''.join(chats)[:700_000])[:DOMAIN_TOKENS]
     out['kl_textbooks'] = encode('<|endoftext|>'.join(books)[:700_000])[:DOMAIN_TOKENS]
-    return out
+    questions = (json.loads(line)['instruction'] for line in open(bundle / 'eval/alpaca_eval_805.jsonl', encoding='utf8'))
+    prompts = [encode(render_chat([{'role': 'user', 'content': q}]) + '<|im_start|>assistant\n') for q in questions]
+    return out | ragged('questions', [ids for ids in prompts if len(ids) <= LONGEST_QUESTION])
 
 
 def ragged(name: str, rows: list[list[int]]) -> dict[str, np.ndarray]:

@@ -6,9 +6,12 @@ import torch
 import checkpoint
 from corpus import is_permissive
 from flat import Flat
-from mixture import remember
+from loss import DistillLoss
+from mixture import Mixture, remember
 from model import COMPUTE, DEVICE, Config, Llama, matrices_of, sparsity, tensors_of, tree_map
 from quantize import quantize_params, round_i4, round_i8
+from repeats import repeats
+from search import MaskSearch, kth_smallest
 from sparsegpt import allocate, sparsegpt
 from tasks import last_number, python_of, rouge, runs, same_number
 from train import Trainer
@@ -17,7 +20,7 @@ CONFIG = Config(64, 128, 2, 2, 1, 256, 1e-5, 10000.0, head_dim=32, max_positions
 
 SPEC = {
     'tokens': 512, 'batch': 2, 'length': 32, 'lr': 3e-3, 'warmup': 0.1, 'floor': 0.1, 'kd': 1.0, 'ce': 0.2,
-    'optimizer': 'adamw', 'mix': {'x': 1.0}, 'seed': 1, 'qat_from': 0.5, 'qat': {'i8': 0.5, 'i4': 0.5},
+    'mix': {'x': 1.0}, 'seed': 1, 'qat_from': 0.5, 'qat': {'i8': 0.5, 'i4': 0.5},
 }  # fmt: skip
 
 
@@ -37,14 +40,12 @@ def pruned_params(target):
     return sparsegpt(Llama(CONFIG), params, ids, allocate(CONFIG, target, {'v': -0.1}, {0: -0.05}), batch=4)
 
 
-@pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
-def test_zeros_are_identical_from_pruning_to_the_file(tmp_path, optimizer):
+def test_zeros_are_identical_from_pruning_to_the_file(tmp_path):
     dense, pruned = random_params(), pruned_params(0.6)
     masks = [w != 0 for w in matrices_of(pruned)]
     stream = {'x': torch.randint(0, 256, (4000,), dtype=torch.int32, device=DEVICE)}
-    spec = SPEC | {'optimizer': optimizer}
     trainer = Trainer(CONFIG, tree_map(lambda t: t.to(COMPUTE), dense), lambda *a, **k: None, compiled=False)
-    trained = trainer.run('test', pruned, stream, spec)
+    trained = trainer.run('test', pruned, stream, SPEC)
     assert any((a != b).any() for a, b in zip(matrices_of(trained), matrices_of(pruned)))
     assert checkpoint.mask_digest(CONFIG, trained) == checkpoint.mask_digest(CONFIG, pruned)
     checkpoint.save(tmp_path, CONFIG, trained)
@@ -55,6 +56,85 @@ def test_zeros_are_identical_from_pruning_to_the_file(tmp_path, optimizer):
     for grid in ('i8', 'i4'):
         for mask, rounded in zip(masks, matrices_of(quantize_params(loaded, grid))):
             assert not (rounded[~mask] != 0).any()
+
+
+SEARCH = {'sparsity': 0.5, 'until': 0.5, 'ramp': 0.3, 'every': 2, 'decay': 4.0, 'score': 'fisher', 'scope': 'model'}
+
+
+@pytest.mark.parametrize(('score', 'scope'), [('fisher', 'model'), ('fisher', 'matrix'), ('magnitude', 'matrix')])
+def test_a_searched_mask_is_frozen_at_the_wanted_sparsity(score, scope):
+    dense, records = random_params(), []
+    trainer = Trainer(
+        CONFIG, tree_map(lambda t: t.to(COMPUTE), dense), lambda _, record=None: records.append(record), compiled=False
+    )
+    stream = {'x': torch.randint(0, 256, (4000,), dtype=torch.int32, device=DEVICE)}
+    search = SEARCH | {'score': score, 'scope': scope, 'allocation': {'kinds': {'v': -0.2}}}
+    spec = SPEC | {'tokens': 2048, 'search': search}
+    trained = trainer.run('50', dense, stream, spec)
+    frozen = next(r for r in records if r and 'frozen' in r)
+    assert frozen['sha256'] == checkpoint.mask_digest(CONFIG, trained)
+    assert abs(sparsity(trained) - 0.5) < 0.001
+    if scope == 'matrix':
+        assert abs(frozen['kept']['v'][0] - frozen['kept']['q'][0] - 0.2) < 0.01
+    further = trainer.run('70', trained, stream, spec | {'search': search | {'sparsity': 0.7}})
+    assert abs(sparsity(further) - 0.7) < 0.001
+
+
+def test_the_search_rises_cubically_and_takes_what_matters_least():
+    flat = Flat(CONFIG)
+    theta = flat.vector(random_params())
+    search = MaskSearch(flat, theta, SEARCH | {'score': 'magnitude'})
+    assert search.sparsity(0) == 0 and search.sparsity(0.3) == search.sparsity(0.9) == 0.5
+    assert abs(search.sparsity(0.15) - 0.5 * (1 - 0.5**3)) < 1e-9
+    search.refresh(theta, torch.ones_like(theta), 0.4)
+    kept, gone = theta[search.span][search.mask[search.span]], theta[search.span][~search.mask[search.span]]
+    assert gone.abs().max() < kept.abs().min()
+    assert search.mask[: flat.embed_end].all() and search.mask[flat.matrices_end :].all()
+
+
+def test_kth_smallest_is_that_of_a_sort():
+    values = torch.randn(5, 300).abs()
+    values[0, :100] = 0
+    counts = torch.tensor([100, 1, 300, 150, 0])
+    expected = [values[i].sort()[0][c - 1] if c else 0.0 for i, c in enumerate(counts)]
+    assert kth_smallest(values, counts)[:, 0].tolist() == [float(e) for e in expected]
+
+
+def test_repeats_start_with_the_third_time():
+    phrase = [10, 11, 12, 13, 14, 15, 16, 17]
+    ids = torch.tensor([phrase + [20] + phrase + [21] + phrase + [22, 30]])
+    assert repeats(ids)[0].nonzero()[:, 0].tolist() == [25]
+    assert repeats(torch.tensor([[5] * 12]), gram=8, times=3)[0].nonzero()[:, 0].tolist() == [9, 10, 11]
+    turn = [10, 11, 12, 2, 14, 15, 16, 17]  # an end of turn within
+    assert not repeats(torch.tensor([turn * 6])).any()
+
+
+def test_gradient_of_the_loss_is_autograds():
+    torch.manual_seed(3)
+    h, teacher = torch.randn(6, 16), torch.randn(6, 16)
+    head, target = torch.randn(40, 16), torch.randint(0, 40, (6,))
+    kd, ce, avoid = torch.tensor([1, 1, 0, 0, 1, 0.0]), torch.tensor([0, 0.3, 0, 0, 0, 0]), torch.tensor([0, 0, 2, 1, 0, 0.5])
+    a, b = (h.clone().requires_grad_(True) for _ in range(2))
+    loss = DistillLoss.apply(a, head, teacher, head, target, kd, ce, avoid)[0]
+    loss.backward()
+    log_s, log_t = (b @ head.t()).log_softmax(-1), (teacher @ head.t()).log_softmax(-1)
+    log_p = log_s.gather(1, target[:, None])[:, 0]
+    each = kd * (log_t.exp() * (log_t - log_s)).sum(1) - ce * log_p - avoid * torch.log1p(-log_p.exp())
+    each.mean().backward()
+    assert torch.allclose(loss, each.mean(), atol=1e-5)
+    assert torch.allclose(a.grad, b.grad, atol=1e-5)
+
+
+def test_what_only_repeats_is_not_distilled():
+    stream = torch.tensor([10, 11, 12, 13, 14, 15, 16, 17, 20] * 8, dtype=torch.int32)
+    spec = {'length': 32, 'seed': 1, 'kd': 1.0, 'ce': {'other': 0.5}, 'avoid': {'x': 2.0}}
+    for name, weight in (('x', 2.0), ('y', 0.0)):
+        _, y, loss, _ = Mixture({name: stream}, {name: 1.0}, spec).next(1)
+        kd, ce, avoid = loss
+        flagged = avoid > 0
+        assert bool(flagged.any()) == (weight > 0)
+        assert (kd[flagged] == 0).all() and (ce[flagged] == 0).all() and (avoid[flagged] == weight).all()
+        assert (kd[~flagged] == 1).all() and (ce[~flagged] == 0.5).all()
 
 
 def test_file_holds_exactly_the_half_precision_values(tmp_path):

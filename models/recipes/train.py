@@ -1,4 +1,5 @@
-"""Training with frozen masks and distillation from the dense model, on one GPU or on several (each its own data)."""
+"""Training with distillation from the dense model, the mask searched first or frozen from the start, on one GPU or on several
+(each its own data)."""
 
 import math
 import os
@@ -8,19 +9,12 @@ import torch
 import torch._dynamo
 
 import parallel
+from checkpoint import mask_digest
 from flat import Flat
-from loss import DistillLoss, distill_chunk, feature_distance
+from loss import DistillLoss, distill_chunk
 from mixture import Mixture
-from model import DEVICE, MATRICES, Llama, tree_map
-from optim import Muon
-
-
-def muon_stacks(config, params):
-    stacks = []
-    for matrix in MATRICES:
-        for first, last in config.row_groups(matrix).values():
-            stacks.append([(layer[matrix], first, last) for layer in params['layers']])
-    return stacks
+from model import DEVICE, Llama, sparsity, tree_map
+from search import MaskSearch
 
 
 def schedule(step: int, total: int, warmup: float, floor: float) -> float:
@@ -28,35 +22,6 @@ def schedule(step: int, total: int, warmup: float, floor: float) -> float:
     if done < warmup:
         return (step + 1) / (total * warmup)
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
-
-
-class Optimizer:
-    """AdamW without decay over the flat vector; or Muon for the matrices and AdamW for the rest. A zero gradient moves nothing."""
-
-    def __init__(self, flat: Flat, weights: torch.Tensor, gradient: torch.Tensor, views: dict, kind: str):
-        spans = [slice(0, flat.size)]
-        if kind == 'muon':
-            spans = [slice(0, flat.embed_end), slice(flat.matrices_end, flat.size)]
-        parts = [weights[span] for span in spans]
-        for part, span in zip(parts, spans):
-            part.grad = gradient[span]
-        self.adam = torch.optim.AdamW(parts, lr=0.0, betas=(0.9, 0.95), weight_decay=0.0, fused=DEVICE == 'cuda')
-        self.muon = Muon(muon_stacks(flat.config, views)) if kind == 'muon' else None
-
-    def step(self, lr: float):
-        for group in self.adam.param_groups:
-            group['lr'] = lr
-        self.adam.step()
-        if self.muon:
-            self.muon.step(lr)
-
-    def state_dict(self):
-        return {'adam': self.adam.state_dict(), 'muon': self.muon.state_dict() if self.muon else None}
-
-    def load_state_dict(self, state):
-        self.adam.load_state_dict(state['adam'])
-        if self.muon:
-            self.muon.load_state_dict(state['muon'])
 
 
 class Trainer:
@@ -75,69 +40,79 @@ class Trainer:
             self.flat.compiled()
 
     def run(self, name: str, params: dict, streams: dict, spec: dict, checkpoint: str | None = None, **more) -> dict:
-        """Trains `params` (zeros are the mask) and returns the trained copy.
+        """Trains `params` and returns the trained copy. Their zeros are the mask, unless the spec has a search: then the mask is
+        looked for first, and frozen.
 
-        spec: tokens (over all processes) or seconds, batch (of one process), length, lr, warmup, floor, kd, ce, features, optimizer,
-        mix, seed, qat_from (share of the run after which weights are rounded), qat (weights: share of the rounded steps).
+        spec: tokens (over all processes) or seconds, batch (of one process), length, lr, warmup, floor, mix, seed, kd, ce and avoid
+        (mixture.py), search (search.py), qat_from (share of the run after which weights are rounded), qat (weights: share of
+        the rounded steps).
         more: remembered, the teacher's states per stream (mixture.py); teacher, another than the dense model; interludes,
         [(share of the run, function of the weights that returns further streams, their states and the mix from then on)].
         """
         world, rank = (parallel.WORLD, parallel.RANK) if self.together else (1, 0)
-        teacher, remembered = more.get('teacher', self.teacher), more.get('remembered')
         if DEVICE == 'cuda':
             torch.cuda.empty_cache()
         flat = self.flat
         theta = flat.vector(params)
-        mask = flat.mask(theta)
-        gradient, rounded = torch.zeros_like(theta), torch.empty_like(theta)
-        plain, quantized = flat.leaves(theta, gradient), flat.leaves(rounded, gradient)
-        optimizer = Optimizer(flat, theta, gradient, plain, spec['optimizer'])
-        mixture = lambda streams, mix, seed, states: Mixture(  # noqa: E731
-            streams, mix, spec['length'], seed + 1000 * rank, spec['ce'], states
-        )
-        data = mixture(streams, spec['mix'], spec['seed'], remembered)
+        gradient, used = torch.zeros_like(theta), torch.empty_like(theta)
+        plain, changed = flat.leaves(theta, gradient), flat.leaves(used, gradient)  # changed: masked or rounded, in `used`
+        theta.grad = gradient
+        adam = torch.optim.AdamW([theta], lr=0.0, betas=(0.9, 0.95), weight_decay=0.0, fused=DEVICE == 'cuda')
+        search = MaskSearch(flat, theta, spec['search']) if spec.get('search') else None
+        mask = search.mask if search else flat.mask(theta)
+        data = Mixture(streams, spec['mix'], spec, more.get('remembered'))
         per_step = spec['batch'] * spec['length'] * world
         total = max(2, round(spec.get('tokens', 0) / per_step)) if spec.get('tokens') else 10**9
         interludes = sorted(more.get('interludes', []), key=lambda i: i[0])
         step = 0
         if checkpoint and os.path.exists(f'{checkpoint}.{rank}'):
-            step = self._restore(f'{checkpoint}.{rank}', theta, optimizer, data)
+            step = self._restore(f'{checkpoint}.{rank}', theta, mask, adam, data)
+            search = search if search and step < spec['search']['until'] * total else None
             self.log(f'{name}: resumed at step {step}')
         chooser = torch.Generator().manual_seed(spec['seed'] + 1)
         began = last = saved = time.time()
-        ends = began + spec.get('seconds', 0)
+        ends, pace = began + spec.get('seconds', 0), math.inf
         sums, seen, history = torch.zeros(2, device=DEVICE), 0, []
         qat_from, log_every = spec.get('qat_from', 1.0), spec.get('log_every', 20)
         while step < total:
+            if search and step >= spec['search']['until'] * total:
+                self._freeze(name, search, theta, adam, step / total)
+                search = None
             if interludes and total < 10**9 and step >= interludes[0][0] * total:
-                flat.round_into(rounded, theta, spec.get('interlude_grid', 'i4'))
-                extra, states, mix = interludes.pop(0)[1](tree_map(lambda t: t.detach(), quantized))
-                remembered = None if remembered is None else remembered | states
-                data = mixture(streams | extra, mix, spec['seed'] + 7, remembered)
+                flat.round_into(used, theta, spec.get('interlude_grid', 'i4'))
+                extra, states, mix = interludes.pop(0)[1](tree_map(lambda t: t.detach(), changed))
+                data.change(extra, mix, states)
                 sums.zero_()
                 seen, last = 0, time.time()
             lr = spec['lr'] * schedule(step, total, spec['warmup'], spec['floor'])
             if total == 10**9:
                 lr = spec['lr'] * 0.2  # the first steps of a run by time, before its length is known
-            x, y, ce, states = data.next(spec['batch'])
+            x, y, weights_of_loss, states = data.next(spec['batch'])
             grid, weights, llama = None, plain, self.plain
-            if step >= qat_from * total:
+            if search:
+                if step % spec['search']['every'] == 0 and step:
+                    search.refresh(theta, adam.state[theta]['exp_avg_sq'], step / total)
+                torch.mul(theta, mask, out=used)
+                weights = changed
+            elif step >= qat_from * total:
                 share = spec['qat']
                 grid = list(share)[int(torch.multinomial(torch.tensor(list(share.values())), 1, generator=chooser))]
-                flat.round_into(rounded, theta, grid)
-                weights, llama = quantized, self.integer
+                flat.round_into(used, theta, grid)
+                weights, llama = changed, self.integer
             gradient.zero_()
-            loss, kl, nll = self._loss(llama, weights, teacher, states, x, y, ce, spec)
-            loss.backward()  # straight through the rounding: both forms of the weights add up in `gradient`
+            loss, kl, nll = self._loss(llama, weights, more.get('teacher', self.teacher), states, x, y, weights_of_loss)
+            loss.backward()  # straight through mask or rounding: all forms of the weights add up in `gradient`
             with torch.no_grad():
                 if world > 1:
                     parallel.sum_over_ranks(gradient)
-                gradient.mul_(mask)
+                if not search:
+                    gradient.mul_(mask)
                 norm = gradient.norm() / world
                 gradient.mul_(torch.clamp(1.0 / (norm + 1e-6), max=1.0) / world)
-                optimizer.step(lr)
-                if optimizer.muon:  # its step is no elementwise one
-                    theta.mul_(mask)
+                adam.param_groups[0]['lr'] = lr
+                adam.step()  # a gradient and moments of zero move nothing
+                if search:
+                    search.decay(theta, lr, step / total)
                 sums += torch.stack([kl, nll])
             step, seen = step + 1, seen + 1
             if step % log_every == 0 or step >= total:
@@ -149,20 +124,22 @@ class Trainer:
                 history.append([tokens, round(k, 4), round(n, 4)])
                 self.log(
                     f'{name} step {step}/{total} {tokens / 1e6:.1f} M lr {lr:.2e} kl {k:.4f} ce {n:.4f} '
-                    f'{grid or "-"} {seen * per_step / (now - last):.0f} tokens/s'
+                    f'{"search" if search else grid or "-"} {seen * per_step / (now - last):.0f} tokens/s'
                 )
                 if not k < 50:
                     raise RuntimeError(f'{name} diverged at step {step}: lower lr')
-                if spec.get('seconds'):  # as many steps as fit, at the speed of the last ones
+                if spec.get('seconds'):  # as many steps as fit, at the pace of the last ones; compiling now and then is none
                     left = max(0.0, ends - now - spec.get('interlude_seconds', 0) * len(interludes))
-                    total = step + int(left / ((now - last) / seen)) if step > log_every else total
+                    pace = min((now - last) / seen, 1.2 * pace)
+                    total = step + int(left / pace) if step > log_every else total
                     total = parallel.from_first(total) if world > 1 else total
                 sums.zero_()
                 seen, last = 0, time.time()
             if checkpoint and time.time() - saved > spec.get('checkpoint_seconds', 120):
-                self._save(f'{checkpoint}.{rank}', step, theta, optimizer, data)
+                self._save(f'{checkpoint}.{rank}', step, theta, mask, adam, data)
                 saved = last = time.time()
-        result = tree_map(lambda t: t.detach(), flat.tree(theta))
+        if not torch.equal(flat.mask(theta), mask):
+            raise RuntimeError(f'{name}: a mask moved')
         self.log(
             f'{name} done',
             record={
@@ -175,33 +152,44 @@ class Trainer:
                 'history': history,
             },
         )
-        return result
+        return tree_map(lambda t: t.detach(), flat.tree(theta))
 
-    def _loss(self, llama, weights, teacher, states, x, y, ce, spec):
-        with_features = spec.get('features', 0.0) > 0 and llama is self.plain
-        theirs, mine = ([], []) if with_features else (None, None)
-        if states is None or with_features:
-            with torch.no_grad():
-                states = self.plain.hidden(teacher, x, theirs)
-        h = llama.hidden(weights, x, mine)
-        flat = lambda t: t.reshape(-1, self.config.hidden)  # noqa: E731
-        loss, kl, nll = DistillLoss.apply(
-            flat(h), weights['embed'], flat(states), teacher['embed'], y.reshape(-1), spec['kd'], ce
+    def _freeze(self, name, search, theta, adam, done):
+        """The pruning, after a search."""
+        state = adam.state[theta]
+        search.refresh(theta, state['exp_avg_sq'], done)
+        if self.together:  # the same sums gave every process the same mask; this makes it certain
+            parallel.from_first(search.mask.view(torch.uint8))
+        search.freeze(theta, state['exp_avg'], state['exp_avg_sq'])
+        params = self.flat.tree(theta)
+        digest = mask_digest(self.config, params)
+        shares = search.kept()
+        self.log(
+            f'{name}: frozen at {100 * done:.0f} %, sparsity {sparsity(params):.4f}, kept {shares}, sha256 {digest}',
+            record={'frozen': name, 'sparsity': sparsity(params), 'kept': shares, 'sha256': digest},
         )
-        if with_features:
-            loss = loss + spec['features'] * feature_distance(mine, theirs)
-        return loss, kl, nll
+
+    def _loss(self, llama, weights, teacher, states, x, y, weights_of_loss):
+        if states is None:
+            with torch.no_grad():
+                states = self.plain.hidden(teacher, x)
+        flat = lambda t: t.reshape(-1, self.config.hidden)  # noqa: E731
+        h = llama.hidden(weights, x)
+        return DistillLoss.apply(
+            flat(h), weights['embed'], flat(states), teacher['embed'], y.reshape(-1), *weights_of_loss
+        )
 
     @staticmethod
-    def _save(path, step, theta, optimizer, data):
-        state = {'step': step, 'theta': theta, 'optimizer': optimizer.state_dict(), 'data': data.state()}
+    def _save(path, step, theta, mask, adam, data):
+        state = {'step': step, 'theta': theta, 'mask': mask, 'optimizer': adam.state_dict(), 'data': data.state()}
         torch.save(state, path + '.partial')
         os.replace(path + '.partial', path)
 
     @staticmethod
-    def _restore(path, theta, optimizer, data) -> int:
+    def _restore(path, theta, mask, adam, data) -> int:
         state = torch.load(path, map_location=DEVICE, weights_only=False)
         theta.copy_(state['theta'])
-        optimizer.load_state_dict(state['optimizer'])
+        mask.copy_(state['mask'])
+        adam.load_state_dict(state['optimizer'])
         data.restore(state['data'])
         return state['step']
