@@ -7,7 +7,7 @@
 // Linear layers on the device: out[t][n] = sum over k of weight[n][k] * x[t][k].
 //
 // x is bf16 [tokens][x_stride], or i8 codes with one scale a token. Tiles of i8 round bf16 themselves, with a scale for each token and
-// block of 512 columns: an outlier coarsens only the columns beside it. x_stride is at least cols rounded up to kInputPadding, and
+// block (mma_tiles.h): an outlier coarsens only the columns beside it. x_stride is at least cols rounded up to kInputPadding, and
 // what lies between is finite (the buffers are zeroed once and never written there). Every kernel sums a token in an order that
 // depends on the launch configuration alone, never on the other tokens.
 

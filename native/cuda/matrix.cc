@@ -18,6 +18,7 @@ constexpr uint32_t kHostRows = 2048, kThreadRows = 64;
 // From here on a row has blocks enough (mma_tiles.h) that an outlier among a token's activations coarsens a quarter of them at most
 // when they are rounded to i8. Narrower matrices keep bf16: they are no matter of bandwidth.
 constexpr uint32_t kRoundedColumns = 2048;
+constexpr uint32_t kTileTokens = 32;  // that the tile kernel takes at once
 
 size_t code_bytes(const linear::Matrix& m) {
   return size_t{linear::panel_count(m)} / linear::panels_per_unit(m.format) * linear::tile_count(m) * 64;
@@ -88,6 +89,7 @@ DeviceMatrix::DeviceMatrix(const linear::Matrix& m, const MatrixOptions& options
                            : std::move(codes);
   if (!options.have_blas || options.deterministic) {
     tiles_ = pack_tiles(RowCodes{Values::bf16, rows_, cols_, dense.data()}, Tiles::dense);
+    plan_tiles();
     bytes_ = decode_bytes_ = tiles_.stored_bytes;
   } else {
     dense_ = std::move(dense);
@@ -118,6 +120,7 @@ void DeviceMatrix::pack_sparse(const PanelCodes* panels, const RowCodes& flat, V
       tiles_.view.row_scales = row_scales_.as<float>();
     }
   }
+  plan_tiles();
   bytes_ = tiles_.stored_bytes + row_scales_.size() + unit_scales_.size() + tile_scales_.size();
   if (options_.deterministic) {
     decode_bytes_ = bytes_;
@@ -136,24 +139,27 @@ void DeviceMatrix::pack_sparse(const PanelCodes* panels, const RowCodes& flat, V
                   unit_scales_.size();
 }
 
-// Of the plans that fit, the best by its estimate; of a deterministic matrix one that cuts K as 32 tokens would have it.
-std::optional<TilePlan> DeviceMatrix::tile_plan(uint32_t tokens) const {
-  const std::vector<TilePlan> plans = tile_plans(tiles_.view, tokens, options_.device);
-  auto found = plans.begin();
-  if (options_.deterministic) {
-    const std::vector<TilePlan> most = tile_plans(tiles_.view, 32, options_.device);
-    found = std::find_if(plans.begin(), plans.end(), [&](const TilePlan& p) {
-      return !most.empty() && p.slice_blocks == most[0].slice_blocks;
-    });
+// For each number of tokens the best of the plans that fit, by its estimate; of a deterministic matrix one that cuts K as 32 tokens
+// would have it.
+void DeviceMatrix::plan_tiles() {
+  const std::vector<TilePlan> most = tile_plans(tiles_.view, kTileTokens, options_.device);
+  for (uint32_t tokens = 1; tokens <= kTileTokens; ++tokens) {
+    const std::vector<TilePlan> plans = tile_plans(tiles_.view, tokens, options_.device);
+    auto found = plans.begin();
+    if (options_.deterministic) {
+      found = std::find_if(plans.begin(), plans.end(), [&](const TilePlan& p) {
+        return !most.empty() && p.slice_blocks == most[0].slice_blocks && p.parts == most[0].parts;
+      });
+    }
+    plans_.push_back(found == plans.end() ? std::nullopt : std::optional(*found));
   }
-  return found == plans.end() ? std::nullopt : std::optional(*found);
 }
 
 size_t DeviceMatrix::partial_bytes(uint32_t tokens) const {
   size_t most = 0;
-  if (tiles_.data.size() == 0) return 0;
-  for (uint32_t n = 1; n <= tokens; ++n) {  // fewer tokens may be cut into more slices
-    if (const auto plan = tile_plan(n))
+  for (uint32_t n = 1; n <= std::min<size_t>(tokens, plans_.size());
+       ++n) {  // fewer tokens may be cut into more slices
+    if (const auto& plan = plans_[n - 1])
       most = std::max(most, partial_floats(tiles_.view, n, *plan) * sizeof(float));
   }
   return most;
@@ -180,13 +186,13 @@ void DeviceMatrix::run(const Input& x, const Output& out, const Workspace& w, cu
 void DeviceMatrix::run_tiled(const Input& x, const Output& out, const Workspace& w,
                              cudaStream_t stream) const {
   const size_t element = out.store == Store::bf16 || out.store == Store::swiglu ? 2 : 4;
-  for (uint32_t done = 0; done < x.tokens; done += 32) {
+  for (uint32_t done = 0; done < x.tokens; done += kTileTokens) {
     Input piece = x;
-    piece.tokens = std::min(32u, x.tokens - done);
+    piece.tokens = std::min(kTileTokens, x.tokens - done);
     piece.data = static_cast<const uint8_t*>(x.data) + size_t{done} * x.stride * 2;
     Output part = out;
     part.data = static_cast<uint8_t*>(out.data) + size_t{done} * out.stride * element;
-    const auto plan = tile_plan(piece.tokens);
+    const auto& plan = plans_[piece.tokens - 1];
     if (!plan) throw Error(ErrorCode::unsupported, "the GPU has too little shared memory for this matrix");
     check(run_tiles(tiles_.view, piece, part, *plan, w.partials, w.dependent, stream), "tiles");
   }

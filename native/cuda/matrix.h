@@ -58,7 +58,7 @@ class DeviceMatrix {
                  cudaStream_t stream) const;
   void run_tiled(const Input& x, const Output& out, const Workspace& w, cudaStream_t stream) const;
   void pack_sparse(const PanelCodes* panels, const RowCodes& flat, Values kind, uint32_t group);
-  std::optional<TilePlan> tile_plan(uint32_t tokens) const;
+  void plan_tiles();
 
   MatrixOptions options_;
   uint32_t rows_, cols_;
@@ -69,6 +69,8 @@ class DeviceMatrix {
   DeviceBuffer row_scales_, unit_scales_, tile_scales_, dense_;
   PackedRowLanes lanes_;
   PackedTiles tiles_;
+  std::vector<std::optional<TilePlan>>
+      plans_;  // of the tiles, for 1, 2, ... tokens; none: too little shared memory
 };
 
 }  // namespace filigree::cuda

@@ -3,12 +3,12 @@
 #include "cuda/platform.h"
 
 // Layouts whose blocks a warp turns into fragments of a tensor-core product (8 to 32 tokens). A block is 16 rows by 256 columns
-// (bf16) or 512 (i8) and lies contiguously; blocks are ordered [row tile][block column].
+// (dense and 2:4 of i8: 512) and lies contiguously; blocks are ordered [row tile][block column].
 //
-// Bitmask. A lane owns the positions of its fragments: kPositions of them (128 bf16, 256 i8) in the order in which the products
-// consume them (fragment_place). The block holds, in this order:
+// Bitmask. A lane owns the positions of its fragments, 128 in the order in which the products consume them (fragment_place). The
+// block holds, in this order:
 //   masks   one bit a position, in words so arranged that shifting them by 0 to 2 brings the bits of each fragment register
-//           to fixed places (mask_bit): [words / 4][32 lanes][4 words]
+//           to fixed places (mask_bit): [32 lanes][4 words]
 //   lead    chunks 0 .. lead of every lane, [chunk][32 lanes] of 8 bytes
 //   tail    the other chunks, lane after lane
 // A chunk is 8 bytes of the lane's stored values in order: 4 bf16 or 8 i8. The kernel keeps `most` chunks a lane in registers
@@ -23,13 +23,17 @@ namespace filigree::cuda {
 
 enum class Tiles : uint32_t { dense = 0, bitmask = 1, two_four = 2 };
 
+FILIGREE_HD constexpr uint32_t tile_cols(Values kind, Tiles tiles) {
+  return kind == Values::bf16 || tiles == Tiles::bitmask ? 256 : 512;
+}
+
 struct TileShape {
   Values kind = Values::bf16;  // bf16 or i8
   Tiles tiles = Tiles::bitmask;
   uint32_t rows = 0, cols = 0;
   uint32_t lead = 0, most = 0;  // bitmask: chunks a lane, see kTileClasses
 
-  FILIGREE_HD uint32_t block_cols() const { return kind == Values::bf16 ? 256 : 512; }
+  FILIGREE_HD uint32_t block_cols() const { return tile_cols(kind, tiles); }
   FILIGREE_HD uint32_t row_tiles() const { return ceil_div(rows, 16u); }
   FILIGREE_HD uint32_t block_columns() const { return ceil_div(cols, block_cols()); }
   FILIGREE_HD size_t blocks() const { return size_t{row_tiles()} * block_columns(); }
@@ -46,11 +50,9 @@ struct TileMatrix : TileShape {
 struct TileClass {
   uint32_t lead, most;
 };
-inline constexpr TileClass kTileClasses[2][3] = {{{7, 17}, {13, 24}, {24, 32}},
-                                                 {{7, 15}, {13, 22}, {24, 32}}};
+inline constexpr TileClass kTileClasses[2][3] = {{{7, 17}, {13, 24}, {24, 32}}, {{4, 9}, {7, 12}, {12, 16}}};
 
-FILIGREE_HD constexpr uint32_t positions(Values kind) { return kind == Values::bf16 ? 128 : 256; }
-FILIGREE_HD constexpr uint32_t mask_words(Values kind) { return positions(kind) / 32; }
+inline constexpr uint32_t kPositions = 128, kMaskWords = kPositions / 32;  // of a lane of a bitmask block
 FILIGREE_HD constexpr uint32_t values_per_chunk(Values kind) { return kind == Values::bf16 ? 4 : 8; }
 inline constexpr uint32_t kDenseBlockBytes = 8192;
 // 2:4: 512 bytes of values a step, 8 steps; metadata 128 bytes a pair of steps (bf16) or a step (i8).
@@ -96,7 +98,7 @@ template <class Source>
 FILIGREE_HD uint32_t count_lane_chunks(const TileShape& s, const Source& source, size_t block,
                                        uint32_t lane) {
   uint32_t n = 0;
-  for (uint32_t p = 0; p < positions(s.kind); ++p) n += code_at(s, source, block, lane, p) != 0;
+  for (uint32_t p = 0; p < kPositions; ++p) n += code_at(s, source, block, lane, p) != 0;
   return ceil_div(n, values_per_chunk(s.kind));
 }
 
@@ -104,7 +106,7 @@ FILIGREE_HD uint32_t count_lane_chunks(const TileShape& s, const Source& source,
 FILIGREE_HD inline uint32_t bitmask_block_bytes(const TileShape& s, const uint8_t* chunks) {
   uint32_t tail = 0;
   for (uint32_t l = 0; l < kLanes; ++l) tail += chunks[l] > s.lead ? chunks[l] - s.lead : 0;
-  return round_up(mask_words(s.kind) * 4 * kLanes + (s.lead * kLanes + tail) * 8, 16u);
+  return round_up(kMaskWords * 4 * kLanes + (s.lead * kLanes + tail) * 8, 16u);
 }
 
 // Place of a lane's chunk after the masks.
@@ -120,16 +122,16 @@ FILIGREE_HD inline uint32_t tile_chunk_place(const TileShape& s, const uint8_t* 
 template <class Source>
 FILIGREE_HD void fill_bitmask_lane(const TileShape& s, const Source& source, size_t block, uint32_t lane,
                                    const uint8_t* chunks, uint8_t* out) {
-  const uint32_t words = mask_words(s.kind), per = values_per_chunk(s.kind), bytes = 8 / per;
-  uint8_t* const values = out + words * 4 * kLanes;
-  uint32_t mask[8] = {}, n = 0;
+  const uint32_t per = values_per_chunk(s.kind), bytes = 8 / per;
+  uint8_t* const values = out + kMaskWords * 4 * kLanes;
+  uint32_t mask[kMaskWords] = {}, n = 0;
   const uint32_t room = (chunks[lane] > s.lead ? chunks[lane] : s.lead) * per;
   const auto put = [&](uint32_t i, int32_t code) {
     uint8_t* at = values + size_t{tile_chunk_place(s, chunks, lane, i / per)} * 8 + i % per * bytes;
     at[0] = static_cast<uint8_t>(code & 255);
     if (bytes == 2) at[1] = static_cast<uint8_t>(code >> 8 & 255);
   };
-  for (uint32_t p = 0; p < positions(s.kind); ++p) {
+  for (uint32_t p = 0; p < kPositions; ++p) {
     const int32_t code = code_at(s, source, block, lane, p);
     if (code == 0) continue;
     uint32_t word, bit;
@@ -138,33 +140,32 @@ FILIGREE_HD void fill_bitmask_lane(const TileShape& s, const Source& source, siz
     put(n++, code);
   }
   for (; n < room; ++n) put(n, 0);
-  for (uint32_t w = 0; w < words; ++w)
-    reinterpret_cast<uint32_t*>(out)[(w / 4 * kLanes + lane) * 4 + w % 4] = mask[w];
+  for (uint32_t w = 0; w < kMaskWords; ++w) reinterpret_cast<uint32_t*>(out)[lane * kMaskWords + w] = mask[w];
 }
 
-// A lane's positions of a bitmask block, back into out[positions].
+// A lane's positions of a bitmask block, back into out[kPositions].
 FILIGREE_HD inline void unpack_bitmask_lane(const TileShape& s, const uint8_t* block, uint32_t lane,
                                             int32_t* out) {
-  const uint32_t words = mask_words(s.kind), per = values_per_chunk(s.kind), bytes = 8 / per;
+  const uint32_t per = values_per_chunk(s.kind), bytes = 8 / per;
   const uint32_t* masks = reinterpret_cast<const uint32_t*>(block);
   const auto lane_chunks = [&](uint32_t l) {
     uint32_t n = 0;
-    for (uint32_t w = 0; w < words; ++w) {
-      for (uint32_t m = masks[(w / 4 * kLanes + l) * 4 + w % 4]; m != 0; m &= m - 1) ++n;
+    for (uint32_t w = 0; w < kMaskWords; ++w) {
+      for (uint32_t m = masks[l * kMaskWords + w]; m != 0; m &= m - 1) ++n;
     }
     return ceil_div(n, per);
   };
   uint32_t tail = 0;
   for (uint32_t l = 0; l < lane; ++l) tail += lane_chunks(l) > s.lead ? lane_chunks(l) - s.lead : 0;
   uint32_t n = 0;
-  for (uint32_t p = 0; p < positions(s.kind); ++p) {
+  for (uint32_t p = 0; p < kPositions; ++p) {
     uint32_t word, bit;
     mask_bit(s.kind, p, &word, &bit);
     out[p] = 0;
-    if (!(masks[(word / 4 * kLanes + lane) * 4 + word % 4] >> bit & 1)) continue;
+    if (!(masks[lane * kMaskWords + word] >> bit & 1)) continue;
     const uint32_t chunk = n / per;
     const uint32_t place = chunk < s.lead ? chunk * kLanes + lane : s.lead * kLanes + tail + chunk - s.lead;
-    const uint8_t* at = block + words * 4 * kLanes + size_t{place} * 8 + n % per * bytes;
+    const uint8_t* at = block + kMaskWords * 4 * kLanes + size_t{place} * 8 + n % per * bytes;
     out[p] = bytes == 2 ? at[0] | at[1] << 8 : static_cast<int8_t>(at[0]);
     ++n;
   }
@@ -174,7 +175,7 @@ template <class Source>
 FILIGREE_HD void fill_dense_lane(const TileShape& s, const Source& source, size_t block, uint32_t lane,
                                  uint8_t* out) {
   const uint32_t per = s.kind == Values::bf16 ? 2 : 4;
-  for (uint32_t p = 0; p < positions(s.kind); ++p) {
+  for (uint32_t p = 0; p < s.block_cols() / 2; ++p) {
     const int32_t code = code_at(s, source, block, lane, p);
     uint8_t* at = out + (p / (4 * per) * kLanes + lane) * 16 + p % (4 * per) * (4 / per);
     at[0] = static_cast<uint8_t>(code & 255);

@@ -20,13 +20,19 @@ struct RowLanesPlan {
 };
 
 // Of the tile kernel: blocks of `warps` warps; each block keeps the activations of slice_blocks block columns in shared memory
-// and walks row tiles. Sums of several slices meet in a second kernel, in slice order.
+// and walks row tiles, of which a warp multiplies one of `parts` of those columns. The parts' sums meet in shared memory, those of
+// several slices in a second kernel, both in the order of the columns.
 struct TilePlan {
   uint32_t token_tiles = 1;  // of 8 tokens: 1, 2 or 4
   uint32_t warps = 16, stages = 1;
   uint32_t slice_blocks = 1, slices = 1, blocks_per_slice = 1;
+  uint32_t parts = 1;  // divides warps
   uint32_t shared_bytes = 0;
 };
+
+inline constexpr uint32_t kFewSlices = 6;  // up to so many leave no multiprocessor of an H200 unused
+inline constexpr uint32_t kJoinRow =
+    80;  // bytes of 16 sums in shared memory, so that a fragment's meet no bank twice
 
 class GpuPlans;
 
@@ -45,7 +51,7 @@ RowLanesPlan plan_row_lanes(const RowLanesShape& m, uint32_t tokens, bool i8_inp
 // All that fit the device, best first by what was measured, then by the estimate; empty if none fits.
 std::vector<TilePlan> tile_plans(const TileMatrix& m, uint32_t tokens, const DeviceLimits& device);
 
-uint32_t tile_shared_bytes(const TileMatrix& m, const TilePlan& plan);
+uint32_t tile_shared_bytes(const TileMatrix& m, uint32_t tokens, const TilePlan& plan);
 size_t partial_floats(const TileMatrix& m, uint32_t tokens, const TilePlan& plan);
 
 // The smallest class that holds `most` chunks a lane; false if none does.

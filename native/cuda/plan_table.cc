@@ -22,7 +22,7 @@ std::string key_of(const TileMatrix& m, uint32_t token_tiles) {
 // All by which tile_plans() tells one from another.
 std::string name_of(const TilePlan& p) {
   return std::to_string(p.warps) + " warps, " + std::to_string(p.stages) + " stages, " +
-         std::to_string(p.slice_blocks) + " blocks";
+         std::to_string(p.slice_blocks) + " blocks, " + std::to_string(p.parts) + " parts";
 }
 
 }  // namespace

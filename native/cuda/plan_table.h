@@ -24,9 +24,9 @@ class GpuPlans {
 // Those of every kind of GPU, as text:
 //   filigree launch shapes 1
 //   [NVIDIA H200]
-//   bf16 bitmask 17 12288x4096 8: 12 warps, 1 stages, 4 blocks
+//   bf16 bitmask 17 12288x4096 8: 12 warps, 1 stages, 4 blocks, 1 parts
 // The third word of a line is the matrix's class (most chunks of a lane), the last number before the colon the most tokens of the
-// launch, and the blocks are the block columns of a slice.
+// launch, and the blocks are the block columns of a slice, of which each warp has one of the parts.
 struct PlanTable {
   std::map<std::string, GpuPlans> gpus;
 

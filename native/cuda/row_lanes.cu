@@ -172,11 +172,6 @@ FILIGREE_DEVICE float4 normed_columns(const Input& x, uint32_t cols, uint32_t co
   return make_float4(v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w);
 }
 
-FILIGREE_DEVICE uint2 as_bf16(const float4& v) {
-  __nv_bfloat162 low = __floats2bfloat162_rn(v.x, v.y), high = __floats2bfloat162_rn(v.z, v.w);
-  return make_uint2(*reinterpret_cast<uint32_t*>(&low), *reinterpret_cast<uint32_t*>(&high));
-}
-
 // Copies the columns of a warp's unit into its shared memory, eight at a time: the rows are padded (linear.h), so a unit that
 // reaches past the last column reads zeros or weights that do not exist. Of x.hidden also the lane's share of the sum of squares.
 template <int Tokens, Staged As>

@@ -8,6 +8,7 @@
 //   start     once
 //   take      from the stage into registers and windows; a layout that has windows frees its stage by it
 //   multiply  the block with the activations at x, a row of tokens every row_bytes
+// kBytes is the size of every block, or 0 where they differ.
 //
 // A bitmask block is spread into windows: slot s of a lane holds the 32 bits of stored values from value s on, at
 // slot * 128 + lane * 4 (no bank conflicts), so that a register of a fragment is one shared load and one byte permutation whose
@@ -23,8 +24,8 @@ struct BitmaskTile {
   static constexpr int kPer = Kind == Values::bf16 ? 4 : 8;   // values a chunk
   static constexpr uint32_t kWarpShared = Most * kPer * 128;  // of windows
   static constexpr uint32_t kRowPad = 64;                     // activations: rows half a bank line apart
-  static constexpr int kWords = Kind == Values::bf16 ? 4 : 8;
-  uint4 masks[kWords / 4];
+  static constexpr uint32_t kCols = tile_cols(Kind, Tiles::bitmask), kBytes = 0;
+  uint4 masks;
   uint32_t
       slots;  // an address, not an offset: there are 64 windows to a block, and a base would be added to each
 
@@ -39,16 +40,11 @@ struct BitmaskTile {
   FILIGREE_DEVICE void take(uint32_t stage, int lane) {
     const uint8_t* block = shared + stage;
     uint2 chunk[Most];
-    int stored = 0;
-#pragma unroll
-    for (int q = 0; q < kWords / 4; ++q)
-      masks[q] = *reinterpret_cast<const uint4*>(block + q * 512 + lane * 16);
-    const uint8_t* lead = block + kWords * 128;
+    masks = *reinterpret_cast<const uint4*>(block + lane * 16);
+    const uint8_t* lead = block + kMaskWords * 128;
 #pragma unroll
     for (int j = 0; j < Lead; ++j) chunk[j] = *reinterpret_cast<const uint2*>(lead + j * 256 + lane * 8);
-#pragma unroll
-    for (int q = 0; q < kWords / 4; ++q)
-      stored += __popc(masks[q].x) + __popc(masks[q].y) + __popc(masks[q].z) + __popc(masks[q].w);
+    const int stored = __popc(masks.x) + __popc(masks.y) + __popc(masks.z) + __popc(masks.w);
     const int chunks = (stored + kPer - 1) / kPer, most = __reduce_max_sync(~0u, chunks);
     const int tail = max(chunks - Lead, 0);
     int before = tail;
@@ -118,9 +114,8 @@ struct BitmaskTile {
                                 Sum (&sum)[TokenTiles][4]) const {
     uint32_t at = slots;
 #pragma unroll
-    for (int w = 0; w < kWords; ++w) {
-      const uint4 four = masks[w / 4];
-      const uint32_t word = w % 4 == 0 ? four.x : w % 4 == 1 ? four.y : w % 4 == 2 ? four.z : four.w;
+    for (int w = 0; w < static_cast<int>(kMaskWords); ++w) {
+      const uint32_t word = w == 0 ? masks.x : w == 1 ? masks.y : w == 2 ? masks.z : masks.w;
       constexpr int kSteps = Kind == Values::bf16 ? 2 : 1;
 #pragma unroll
       for (int step = 0; step < kSteps; ++step) {
@@ -152,6 +147,7 @@ struct BitmaskTile {
 template <Values Kind>
 struct DenseTile {
   static constexpr uint32_t kWarpShared = 0, kRowPad = 64;
+  static constexpr uint32_t kCols = tile_cols(Kind, Tiles::dense), kBytes = kDenseBlockBytes;
   FILIGREE_DEVICE void start(uint32_t, int) {}
   FILIGREE_DEVICE static uint32_t x_offset(uint32_t row_bytes, int lane) {
     return lane / 4 * row_bytes + lane % 4 * 16;
@@ -183,6 +179,7 @@ template <Values Kind>
 struct TwoFourTile {
   static constexpr uint32_t kWarpShared = 0;
   static constexpr uint32_t kRowPad = 16;  // ldmatrix reads 16 bytes of each of 8 rows
+  static constexpr uint32_t kCols = tile_cols(Kind, Tiles::two_four), kBytes = two_four_block_bytes(Kind);
   FILIGREE_DEVICE void start(uint32_t, int) {}
   FILIGREE_DEVICE static uint32_t x_offset(uint32_t row_bytes, int lane) {
     return lane % 8 * row_bytes + lane / 8 * 16;

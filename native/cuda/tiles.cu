@@ -5,178 +5,193 @@
 // Products of up to 32 tokens with a matrix in tiles (mma_tiles.h), on the tensor cores.
 //
 // The grid is persistent. A block holds the activations of one slice of K in shared memory; each of its warps walks row tiles on
-// its own, its weights coming through a ring of bulk copies.
+// its own, with one part of the slice, its weights coming through a ring of bulk copies. The parts' sums meet in shared memory when
+// all are done, and the slices' in a second kernel, both in the order of the columns.
 
 namespace filigree::cuda {
 namespace {
+
+FILIGREE_DEVICE float4 scales_of(const TileMatrix& m, uint32_t row) {
+  if (!m.row_scales || row >= m.rows) return make_float4(1, 1, 1, 1);
+  if (row + 4 <= m.rows) return *reinterpret_cast<const float4*>(m.row_scales + row);
+  const auto one = [&](uint32_t r) { return r < m.rows ? m.row_scales[r] : 1.0f; };
+  return make_float4(one(row), one(row + 1), one(row + 2), one(row + 3));
+}
 
 struct Arguments {
   TileMatrix m;
   Input x;
   Output out;
   float* partials;
-  uint32_t slice_blocks, slices, blocks_per_slice;
+  uint32_t slice_blocks, slices, blocks_per_slice, parts;
 };
 
-// 512 columns of a row of bf16 as i8 in shared memory at `to`, by a warp: columns 8 lane .. and 256 + 8 lane .. in `low` and `high`.
-// Returns the scale, which NaN or an infinity among them makes NaN or infinite.
-FILIGREE_DEVICE float round_block(const uint4& low, const uint4& high, uint32_t to, int lane) {
+// Columns of a row of bf16 as i8 in shared memory at `to`, by a warp: piece p of a lane holds columns 256 p + 8 lane and on. Returns
+// the scale, which NaN or an infinity among them makes NaN or infinite.
+template <uint32_t Pieces>
+FILIGREE_DEVICE float round_block(const uint4 (&pieces)[Pieces], uint32_t to, int lane) {
   uint32_t most = 0;
-  const uint32_t words[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+  const auto word = [&](uint32_t i) {
+    const uint4& p = pieces[i / 4];
+    return i % 4 == 0 ? p.x : i % 4 == 1 ? p.y : i % 4 == 2 ? p.z : p.w;
+  };
 #pragma unroll
-  for (int i = 0; i < 8; ++i) most = __vmaxu2(most, words[i] & 0x7fff7fffu);
+  for (uint32_t i = 0; i < Pieces * 4; ++i) most = __vmaxu2(most, word(i) & 0x7fff7fffu);
   most = __reduce_max_sync(~0u, max(most >> 16, most & 0xffffu));
   const float largest = __uint_as_float(most << 16), inverse = most ? 127.0f / largest : 0.0f;
-  uint32_t codes[4] = {};
+  // Added to 1.5 x 2^23, a code is the last byte of the mantissa: conversions run at an eighth of the rate.
+  const auto code = [&](float f) { return __float_as_uint(__fadd_rn(__fmul_rn(f, inverse), 12582912.0f)); };
+  const auto four = [&](uint32_t a, uint32_t b) {
+    return prmt(prmt(code(low_bf16(a)), code(high_bf16(a)), 0x0040),
+                prmt(code(low_bf16(b)), code(high_bf16(b)), 0x0040), 0x5410);
+  };
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const int even = __float2int_rn(__uint_as_float(words[i] << 16) * inverse),
-              odd = __float2int_rn(__uint_as_float(words[i] & 0xffff0000u) * inverse);
-    codes[i / 2] |= (static_cast<uint32_t>(even & 255) | static_cast<uint32_t>(odd & 255) << 8)
-                    << (16 * (i % 2));
-  }
-  store_shared_u64(to + lane * 8, codes[0], codes[1]);
-  store_shared_u64(to + 256 + lane * 8, codes[2], codes[3]);
+  for (uint32_t p = 0; p < Pieces; ++p)
+    store_shared_u64(to + p * 256 + lane * 8, four(pieces[p].x, pieces[p].y), four(pieces[p].z, pieces[p].w));
   return largest / 127.0f;
 }
 
-template <Values Kind, class Tile, int TokenTiles, int Warps, int Stages>
+// The activations of a slice, a row of tokens every row_bytes at `to`, and for i8 their scales, [block][token], at `scales`.
+template <Values Kind, class Tile, int TokenTiles, uint32_t Warps>
+FILIGREE_DEVICE void stage_inputs(const Input& x, uint32_t first_column, uint32_t wide, uint32_t to,
+                                  uint32_t row_bytes, uint32_t scales) {
+  constexpr uint32_t kTokens = TokenTiles * 8, kCols = Tile::kCols, kElement = Kind == Values::bf16 ? 2 : 1;
+  const uint32_t lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  if (Kind == Values::i8 && !x.scales) {
+    constexpr uint32_t kPieces = kCols / 256, kAtOnce = 8 / kPieces;
+    const uint32_t edge = x.stride / 8;
+    const uint4* const from = static_cast<const uint4*>(x.data) + first_column * (kCols / 8) + lane;
+    for (uint32_t begin = warp; begin < kTokens * wide; begin += Warps * kAtOnce) {
+      uint4 held[kAtOnce][kPieces];
+#pragma unroll
+      for (uint32_t u = 0; u < kAtOnce; ++u) {
+        const uint32_t i = begin + u * Warps, token = i % kTokens, block = i / kTokens;
+        const bool inside = block < wide && token < x.tokens;
+        const uint4* const mine = from + static_cast<size_t>(token) * edge + block * (kCols / 8);
+#pragma unroll
+        for (uint32_t p = 0; p < kPieces; ++p)
+          held[u][p] = inside ? __ldcg(mine + p * 32) : make_uint4(0, 0, 0, 0);
+      }
+#pragma unroll
+      for (uint32_t u = 0; u < kAtOnce; ++u) {
+        const uint32_t i = begin + u * Warps, token = i % kTokens, block = i / kTokens;
+        if (block >= wide) break;
+        const float scale =
+            round_block(held[u], shared_address(shared) + to + token * row_bytes + block * kCols, lane);
+        if (lane == 0) *reinterpret_cast<float*>(shared + scales + i * 4) = scale;
+      }
+    }
+    return;
+  }
+  if (Kind == Values::i8) {
+    for (uint32_t i = threadIdx.x; i < kTokens * wide; i += Warps * 32) {
+      const uint32_t token = i % kTokens;
+      *reinterpret_cast<float*>(shared + scales + i * 4) = token < x.tokens ? x.scales[token] : 0.0f;
+    }
+  }
+  const uint32_t pieces = wide * kCols * kElement / 16, edge = x.stride * kElement / 16;
+  const uint32_t first = first_column * kCols * kElement / 16;
+  const uint4* const from = static_cast<const uint4*>(x.data);
+  for (uint32_t row = warp; row < kTokens; row += Warps) {
+    const uint32_t at = shared_address(shared) + to + row * row_bytes;
+    for (uint32_t i = lane; i < pieces; i += 32) {
+      const bool inside = row < x.tokens && first + i < edge;
+      copy_async16_or_zero(at + i * 16, inside ? from + static_cast<size_t>(row) * edge + first + i : from,
+                           inside);
+    }
+  }
+  copy_async_commit();
+  copy_async_wait<0>();
+}
+
+template <Values Kind, class Tile, int TokenTiles, uint32_t Warps, int Stages>
 __global__ void __launch_bounds__(Warps * 32, 1) tiles_kernel(const Arguments a) {
   __shared__ __align__(8) uint64_t barriers[Warps * Stages];
-  constexpr uint32_t kBlockCols = Kind == Values::bf16 ? 256 : 512, kElement = Kind == Values::bf16 ? 2 : 1;
+  constexpr uint32_t kElement = Kind == Values::bf16 ? 2 : 1, kBlockRow = Tile::kCols * kElement;
+  constexpr bool kWindows = Tile::kWarpShared > 0;
   using Sum = typename std::conditional<Kind == Values::bf16, float, int>::type;
-  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
+  const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+  const uint32_t warp = threadIdx.x >> 5;
   let_next_start();
 
-  const uint32_t columns = a.m.block_columns();
+  const uint32_t columns = a.m.block_columns(), row_tiles = a.m.row_tiles();
   const uint32_t slice = blockIdx.x / a.blocks_per_slice, within = blockIdx.x % a.blocks_per_slice;
   const uint32_t first_column = slice * a.slice_blocks, wide = min(a.slice_blocks, columns - first_column);
-  const uint32_t tiles = a.m.row_tiles(), tile_step = a.blocks_per_slice * Warps;
-  const uint32_t first_tile = within + warp * a.blocks_per_slice;
-  const int mine =
-      first_tile < tiles ? static_cast<int>((tiles - first_tile + tile_step - 1) / tile_step) : 0;
-  const int steps = mine * static_cast<int>(wide);
+  // The block's tiles: within, within + blocks_per_slice, ... Of those, and of the slice's columns, a warp's share.
+  const uint32_t tiles = within < row_tiles ? (row_tiles - within - 1) / a.blocks_per_slice + 1 : 0;
+  const uint32_t part = warp % a.parts, group = warp / a.parts, groups = Warps / a.parts;
+  const uint32_t part_blocks = (a.slice_blocks + a.parts - 1) / a.parts;
+  const uint32_t part_first = min(part * part_blocks, wide), part_wide = min(part_blocks, wide - part_first);
+  const int steps = group < tiles ? static_cast<int>(((tiles - group - 1) / groups + 1) * part_wide) : 0;
 
   const uint32_t stage_bytes = a.m.most_bytes;
   const uint32_t windows = warp * Tile::kWarpShared;
   const uint32_t stages = Warps * Tile::kWarpShared + warp * Stages * stage_bytes;
   const uint32_t x0 = Warps * (Tile::kWarpShared + Stages * stage_bytes);
+  const uint32_t row_bytes = a.slice_blocks * kBlockRow + Tile::kRowPad;
+  const uint32_t scales = x0 + TokenTiles * 8 * row_bytes;
+  const uint32_t joins = scales + (Kind == Values::i8 ? TokenTiles * 8 * a.slice_blocks * 4 : 0);
   WarpRing<Stages> ring;
   ring.start(shared_address(barriers) + warp * Stages * 8, shared_address(shared) + stages, stage_bytes,
              lane);
 
+  const auto block_at = [&](uint32_t i) {
+    const uint32_t tile = within + (group + i / part_wide * groups) * a.blocks_per_slice;
+    return static_cast<size_t>(tile) * columns + first_column + part_first + i % part_wide;
+  };
   // Offsets of the next 32 blocks, one a lane.
   uint32_t offset = 0, length = 0;
   int known = 0;
   const auto look_up = [&](int from) {
     const int i = from + lane;
     if (i < steps) {
-      const size_t block =
-          static_cast<size_t>(first_tile + static_cast<uint32_t>(i) / wide * tile_step) * columns +
-          first_column + static_cast<uint32_t>(i) % wide;
+      const size_t block = block_at(static_cast<uint32_t>(i));
       offset = a.m.offsets[block];
       length = a.m.offsets[block + 1] - offset;
     }
   };
-  look_up(0);
+  if constexpr (Tile::kBytes == 0) look_up(0);
   const auto fill = [&](int i) {
-    if (i - known >= 32) look_up(known += 32);
-    const uint32_t from = __shfl_sync(~0u, offset, i - known),
-                   bytes = __shfl_sync(~0u, length, i - known) * 16;
-    ring.fill(i, a.m.data + static_cast<size_t>(from) * 16, bytes);
+    if (i >= steps) {
+      ring.skip();
+    } else if constexpr (Tile::kBytes == 0) {
+      if (i - known >= 32) look_up(known += 32);
+      const uint32_t from = __shfl_sync(~0u, offset, i - known),
+                     bytes = __shfl_sync(~0u, length, i - known) * 16;
+      ring.fill(i, a.m.data + static_cast<size_t>(from) * 16, bytes);
+    } else {
+      ring.fill(i, a.m.data + block_at(static_cast<uint32_t>(i)) * Tile::kBytes, Tile::kBytes);
+    }
   };
 #pragma unroll
-  for (int s = 0; s < Stages; ++s) {
-    if (s < steps) {
-      fill(s);
-    } else {
-      ring.skip();
-    }
-  }
-
-  wait_for_inputs();
-  const uint32_t row_bytes = a.slice_blocks * kBlockCols * kElement + Tile::kRowPad;
-  // i8: of every token and block, [block][token].
-  const uint32_t scales = x0 + TokenTiles * 8 * row_bytes;
-  if (Kind == Values::i8 && !a.x.scales) {
-    constexpr uint32_t kTokens = TokenTiles * 8, kAtOnce = 4;
-    const uint32_t edge = a.x.stride / 8;
-    const uint4* const x = static_cast<const uint4*>(a.x.data) + first_column * (kBlockCols / 8) + lane;
-    for (uint32_t from = warp; from < kTokens * wide; from += Warps * kAtOnce) {
-      uint4 low[kAtOnce], high[kAtOnce];
-#pragma unroll
-      for (uint32_t u = 0; u < kAtOnce; ++u) {
-        const uint32_t i = from + u * Warps, token = i % kTokens, block = i / kTokens;
-        low[u] = high[u] = make_uint4(0, 0, 0, 0);
-        if (block < wide && token < a.x.tokens) {
-          const uint4* const mine = x + static_cast<size_t>(token) * edge + block * (kBlockCols / 8);
-          low[u] = __ldcg(mine), high[u] = __ldcg(mine + 32);
-        }
-      }
-#pragma unroll
-      for (uint32_t u = 0; u < kAtOnce; ++u) {
-        const uint32_t i = from + u * Warps, token = i % kTokens, block = i / kTokens;
-        if (block >= wide) break;
-        const float scale = round_block(
-            low[u], high[u], shared_address(shared) + x0 + token * row_bytes + block * kBlockCols, lane);
-        if (lane == 0) *reinterpret_cast<float*>(shared + scales + i * 4) = scale;
-      }
-    }
-  } else {
-    if (Kind == Values::i8) {
-      for (uint32_t i = threadIdx.x; i < TokenTiles * 8 * wide; i += Warps * 32) {
-        const uint32_t token = i % (TokenTiles * 8);
-        *reinterpret_cast<float*>(shared + scales + i * 4) = token < a.x.tokens ? a.x.scales[token] : 0.0f;
-      }
-    }
-    const uint32_t pieces = wide * kBlockCols * kElement / 16, edge = a.x.stride * kElement / 16;
-    const uint32_t first = first_column * kBlockCols * kElement / 16;
-    const uint4* const x = static_cast<const uint4*>(a.x.data);
-    for (uint32_t row = warp; row < TokenTiles * 8; row += Warps) {
-      const uint32_t to = shared_address(shared) + x0 + row * row_bytes;
-      for (uint32_t i = lane; i < pieces; i += 32) {
-        const bool inside = row < a.x.tokens && first + i < edge;
-        copy_async16_or_zero(to + i * 16, inside ? x + static_cast<size_t>(row) * edge + first + i : x,
-                             inside);
-      }
-    }
-    copy_async_commit();
-    copy_async_wait<0>();
-  }
-  __syncthreads();
+  for (int s = 0; s < Stages; ++s) fill(s);
 
   Sum sum[TokenTiles][4] = {};
   float total[TokenTiles][4] = {};  // i8: of the blocks so far, with their scales
   Tile tile;
   tile.start(windows, lane);
-  uint32_t row_tile = first_tile, column = 0;
   const uint32_t my_x = x0 + Tile::x_offset(row_bytes, lane);
+  uint32_t local = group, column = 0;
+  wait_for_inputs();
+  stage_inputs<Kind, Tile, TokenTiles, Warps>(a.x, first_column, wide, x0, row_bytes, scales);
+  __syncthreads();
+
   for (int i = 0; i < steps; ++i) {
     ring.wait(i);
     const uint32_t stage = stages + (i % Stages) * stage_bytes;
     tile.take(stage, lane);
     // A bitmask block is in registers and windows now, and its stage can be filled while it is multiplied.
-    if constexpr (Tile::kWarpShared > 0) {
-      if (i + Stages < steps) {
-        fill(i + Stages);
-      } else {
-        ring.skip();
-      }
-    }
-    tile.template multiply<TokenTiles>(stage, my_x + column * kBlockCols * kElement, row_bytes, lane, sum);
-    if constexpr (Tile::kWarpShared == 0) {
+    if constexpr (kWindows) fill(i + Stages);
+    tile.template multiply<TokenTiles>(stage, my_x + (part_first + column) * kBlockRow, row_bytes, lane, sum);
+    if constexpr (!kWindows) {
       __syncwarp();
-      if (i + Stages < steps) {
-        fill(i + Stages);
-      } else {
-        ring.skip();
-      }
+      fill(i + Stages);
     }
     if constexpr (Kind == Values::i8) {
 #pragma unroll
       for (int n = 0; n < TokenTiles; ++n) {
-        const float2 scale =
-            *reinterpret_cast<const float2*>(shared + scales + (column * TokenTiles * 8 + n * 8 + t * 2) * 4);
+        const float2 scale = *reinterpret_cast<const float2*>(
+            shared + scales + ((part_first + column) * TokenTiles * 8 + n * 8 + t * 2) * 4);
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           total[n][j] = fmaf(j & 1 ? scale.y : scale.x, static_cast<float>(sum[n][j]), total[n][j]);
@@ -184,64 +199,113 @@ __global__ void __launch_bounds__(Warps * 32, 1) tiles_kernel(const Arguments a)
         }
       }
     }
-    if (++column < wide) continue;
+    if (++column < part_wide) continue;
     column = 0;
+    const uint32_t row_tile = within + local * a.blocks_per_slice;
 #pragma unroll
     for (int n = 0; n < TokenTiles; ++n) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const uint32_t token = n * 8 + t * 2 + (j & 1), r = g + 8 * (j >> 1);
+        const float value = Kind == Values::i8 ? total[n][j] : static_cast<float>(sum[n][j]);
         if (token < a.x.tokens) {
-          __stcg(
-              a.partials + ((static_cast<size_t>(row_tile) * a.slices + slice) * a.x.tokens + token) * 16 + r,
-              Kind == Values::i8 ? total[n][j] : static_cast<float>(sum[n][j]));
+          if (a.parts > 1) {
+            *reinterpret_cast<float*>(
+                shared + joins + ((local * a.parts + part) * a.x.tokens + token) * kJoinRow + r * 4) = value;
+          } else {
+            __stcg(a.partials +
+                       ((static_cast<size_t>(row_tile) * a.slices + slice) * a.x.tokens + token) * 16 + r,
+                   value);
+          }
         }
         sum[n][j] = 0, total[n][j] = 0;
       }
     }
-    row_tile += tile_step;
+    local += groups;
+  }
+  if (a.parts == 1) return;
+  __syncthreads();
+  const uint32_t used = (wide + part_blocks - 1) / part_blocks;
+  for (uint32_t i = threadIdx.x; i < tiles * a.x.tokens * 4; i += Warps * 32) {
+    const uint32_t r = i % 4 * 4, token = i / 4 % a.x.tokens, of = i / 4 / a.x.tokens;
+    const uint8_t* from = shared + joins + (of * a.parts * a.x.tokens + token) * kJoinRow + r * 4;
+    float4 s = *reinterpret_cast<const float4*>(from);
+    for (uint32_t p = 1; p < used; ++p)
+      s = plus(s, *reinterpret_cast<const float4*>(from + p * a.x.tokens * kJoinRow));
+    const uint32_t row_tile = within + of * a.blocks_per_slice;
+    if (a.slices > 1 || a.out.store == Store::swiglu) {
+      __stcg(reinterpret_cast<float4*>(
+                 a.partials + ((static_cast<size_t>(row_tile) * a.slices + slice) * a.x.tokens + token) * 16 +
+                 r),
+             s);
+    } else if (row_tile * 16 + r < a.m.rows) {
+      store_rows(a.out, a.m.rows, row_tile * 16 + r, token, times(s, scales_of(a.m, row_tile * 16 + r)));
+    }
   }
 }
 
-// Adds the slices' sums in their order. A thread has one row of one token, or the gate and up rows of a SwiGLU pair.
-__global__ void __launch_bounds__(256) join_kernel(const Arguments a) {
+FILIGREE_HD constexpr uint32_t join_threads(uint32_t rows) { return rows == 4 ? 128 : 256; }
+
+// Adds the slices' sums in their order. A thread has Rows rows of one token, or those of a SwiGLU pair.
+template <uint32_t Rows>
+__global__ void __launch_bounds__(join_threads(Rows)) join_kernel(const Arguments a) {
+  constexpr uint32_t kAtOnce = 8;
   let_next_start();
-  const uint32_t per_tile = a.x.tokens * 16;
+  const uint32_t per_tile = a.x.tokens * (16 / Rows);
   const bool pairs = a.out.store == Store::swiglu;
-  const uint32_t i = blockIdx.x * 256 + threadIdx.x;
-  const uint32_t unit = i / per_tile, in = i % per_tile, token = in / 16, r = in % 16;
+  const uint32_t i = blockIdx.x * join_threads(Rows) + threadIdx.x;
+  const uint32_t unit = i / per_tile, in = i % per_tile, token = in / (16 / Rows),
+                 r = in % (16 / Rows) * Rows;
   const uint32_t tile = pairs ? 2 * unit : unit, row = tile * 16 + r;
-  const bool live = tile < a.m.row_tiles() && row < a.m.rows;
-  float scale = live && a.m.row_scales ? a.m.row_scales[row] : 1.0f;
-  float up_scale = live && pairs && a.m.row_scales ? a.m.row_scales[row + 16] : 1.0f;
-  wait_for_inputs();
-  if (!live) return;
-  const auto total = [&](uint32_t of) {
-    const float* from = a.partials + static_cast<size_t>(of) * a.slices * per_tile + in;
-    float s = 0;
-#pragma unroll 8
-    for (uint32_t k = 0; k < a.slices; ++k) s += __ldcg(from + static_cast<size_t>(k) * per_tile);
-    return s;
+  using Sums = typename std::conditional<Rows == 4, float4, float>::type;
+  const auto scale_of = [&](uint32_t of) {
+    if constexpr (Rows == 4) {
+      return scales_of(a.m, of);
+    } else {
+      return a.m.row_scales && of < a.m.rows ? a.m.row_scales[of] : 1.0f;
+    }
   };
-  if (pairs) {
-    store_swiglu(a.out, row, token, total(tile) * scale, total(tile + 1) * up_scale);
+  const Sums scale = scale_of(row), up_scale = scale_of(pairs ? row + 16 : a.m.rows);
+  wait_for_inputs();
+  if (row >= a.m.rows) return;
+  const auto total = [&](uint32_t of, const Sums& by) {
+    const Sums* from =
+        reinterpret_cast<const Sums*>(a.partials) + static_cast<size_t>(of) * a.slices * per_tile + in;
+    Sums s = {};
+    for (uint32_t first = 0; first < a.slices; first += kAtOnce) {
+      Sums each[kAtOnce];
+#pragma unroll
+      for (uint32_t k = 0; k < kAtOnce; ++k) {
+        each[k] = first + k < a.slices ? __ldcg(from + static_cast<size_t>(first + k) * per_tile) : Sums{};
+      }
+#pragma unroll
+      for (uint32_t k = 0; k < kAtOnce; ++k) s = plus(s, each[k]);
+    }
+    return times(s, by);
+  };
+  const Sums first = total(tile, scale);
+  if constexpr (Rows == 4) {
+    if (pairs) {
+      store_swiglu_rows(a.out, row, token, first, total(tile + 1, up_scale));
+    } else {
+      store_rows(a.out, a.m.rows, row, token, first);
+    }
+  } else if (pairs) {
+    store_swiglu(a.out, row, token, first, total(tile + 1, up_scale));
   } else {
-    store_row(a.out, row, token, total(tile) * scale);
+    store_row(a.out, row, token, first);
   }
 }
 
-template <Values Kind, class Tile, int TokenTiles, int Warps, int Stages>
-cudaError_t run(const Arguments& a, const TilePlan& plan, bool dependent, cudaStream_t stream) {
-  return launch(tiles_kernel<Kind, Tile, TokenTiles, Warps, Stages>,
-                dim3(plan.blocks_per_slice * plan.slices), Warps * 32, plan.shared_bytes, dependent, stream,
-                a);
-}
-
-template <Values Kind, class Tile, int Warps, int Stages>
+template <Values Kind, class Tile, uint32_t Warps, int Stages>
 cudaError_t by_tokens(const Arguments& a, const TilePlan& plan, bool dependent, cudaStream_t stream) {
-  if (plan.token_tiles == 1) return run<Kind, Tile, 1, Warps, Stages>(a, plan, dependent, stream);
-  if (plan.token_tiles == 2) return run<Kind, Tile, 2, Warps, Stages>(a, plan, dependent, stream);
-  if (plan.token_tiles == 4) return run<Kind, Tile, 4, Warps, Stages>(a, plan, dependent, stream);
+  const auto run = [&](void (*kernel)(Arguments)) {
+    return launch(kernel, dim3(plan.blocks_per_slice * plan.slices), Warps * 32, plan.shared_bytes, dependent,
+                  stream, a);
+  };
+  if (plan.token_tiles == 1) return run(tiles_kernel<Kind, Tile, 1, Warps, Stages>);
+  if (plan.token_tiles == 2) return run(tiles_kernel<Kind, Tile, 2, Warps, Stages>);
+  if (plan.token_tiles == 4) return run(tiles_kernel<Kind, Tile, 4, Warps, Stages>);
   return cudaErrorInvalidConfiguration;
 }
 
@@ -261,17 +325,18 @@ cudaError_t pick(const Arguments& a, const TilePlan& p, bool dependent, cudaStre
     FILIGREE_BITMASK(Values::bf16, 13, 24, 8, 2);
     FILIGREE_BITMASK(Values::bf16, 24, 32, 8, 1);
   } else if (m.tiles == Tiles::bitmask) {
-    FILIGREE_BITMASK(Values::i8, 7, 15, 10, 1);
-    FILIGREE_BITMASK(Values::i8, 7, 15, 8, 2);
-    FILIGREE_BITMASK(Values::i8, 13, 22, 8, 1);
-    FILIGREE_BITMASK(Values::i8, 13, 22, 6, 2);
-    FILIGREE_BITMASK(Values::i8, 24, 32, 4, 1);
+    FILIGREE_BITMASK(Values::i8, 4, 9, 16, 1);
+    FILIGREE_BITMASK(Values::i8, 4, 9, 12, 1);
+    FILIGREE_BITMASK(Values::i8, 7, 12, 12, 1);
+    FILIGREE_BITMASK(Values::i8, 12, 16, 8, 1);
   } else if (m.tiles == Tiles::two_four && bf16) {
     FILIGREE_TILES(Values::bf16, TwoFourTile<Values::bf16>, 16, 2);
-    FILIGREE_TILES(Values::bf16, TwoFourTile<Values::bf16>, 8, 4);
+    FILIGREE_TILES(Values::bf16, TwoFourTile<Values::bf16>, 12, 2);
+    FILIGREE_TILES(Values::bf16, TwoFourTile<Values::bf16>, 8, 2);
   } else if (m.tiles == Tiles::two_four) {
     FILIGREE_TILES(Values::i8, TwoFourTile<Values::i8>, 16, 2);
-    FILIGREE_TILES(Values::i8, TwoFourTile<Values::i8>, 8, 4);
+    FILIGREE_TILES(Values::i8, TwoFourTile<Values::i8>, 12, 2);
+    FILIGREE_TILES(Values::i8, TwoFourTile<Values::i8>, 8, 2);
   } else if (bf16) {
     FILIGREE_TILES(Values::bf16, DenseTile<Values::bf16>, 8, 2);
   } else {
@@ -287,11 +352,20 @@ cudaError_t pick(const Arguments& a, const TilePlan& p, bool dependent, cudaStre
 cudaError_t run_tiles(const TileMatrix& m, const Input& x, const Output& out, const TilePlan& plan,
                       float* partials, bool dependent, cudaStream_t stream) {
   if (x.tokens == 0 || x.tokens > plan.token_tiles * 8) return cudaErrorInvalidValue;
-  const Arguments a = {m, x, out, partials, plan.slice_blocks, plan.slices, plan.blocks_per_slice};
+  const Arguments a = {m,         x, out, partials, plan.slice_blocks, plan.slices, plan.blocks_per_slice,
+                       plan.parts};
   const cudaError_t error = pick(a, plan, dependent, stream);
-  if (error != cudaSuccess) return error;
-  const uint32_t units = out.store == Store::swiglu ? ceil_div(m.row_tiles(), 2u) : m.row_tiles();
-  return launch(join_kernel, dim3(ceil_div(units * x.tokens * 16, 256u)), 256, 0, dependent, stream, a);
+  const bool pairs = out.store == Store::swiglu;
+  if (error != cudaSuccess || (plan.slices == 1 && plan.parts > 1 && !pairs)) return error;
+  const uint32_t units = pairs ? ceil_div(m.row_tiles(), 2u) : m.row_tiles();
+  // Where blocks of the join start before the product has left most multiprocessors, they crowd on the few that it does not use
+  // (more than kFewSlices leave some): many small ones share these better. Otherwise few with wide loads are as good or better.
+  const auto join = [&](void (*kernel)(Arguments), uint32_t rows) {
+    const uint32_t threads = join_threads(rows);
+    return launch(kernel, dim3(ceil_div(units * x.tokens * (16 / rows), threads)), threads, 0, dependent,
+                  stream, a);
+  };
+  return plan.slices > kFewSlices ? join(join_kernel<1>, 1) : join(join_kernel<4>, 4);
 }
 
 }  // namespace filigree::cuda

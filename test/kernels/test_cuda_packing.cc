@@ -66,12 +66,12 @@ void check_bitmask(const Problem& p) {
   const HostTiles packed = host_pack_tiles(p.source(), Tiles::bitmask);
   check(packed.fits);
   const TileMatrix& m = packed.view;
-  std::vector<int32_t> codes(positions(m.kind));
+  std::vector<int32_t> codes(kPositions);
   bool same = true;
   for (size_t block = 0; block < m.blocks(); ++block) {
     for (uint32_t lane = 0; lane < kLanes; ++lane) {
       unpack_bitmask_lane(m, m.data + size_t{m.offsets[block]} * 16, lane, codes.data());
-      for (uint32_t i = 0; i < positions(m.kind); ++i)
+      for (uint32_t i = 0; i < kPositions; ++i)
         same = same && codes[i] == code_at(m, p.source(), block, lane, i);
     }
   }
@@ -83,9 +83,9 @@ void check_places(Values kind) {
   TileShape s;
   s.kind = kind;
   std::vector<int> seen(size_t{16} * s.block_cols());
-  std::vector<int> bits(size_t{mask_words(kind)} * 32);
+  std::vector<int> bits(kPositions);
   for (uint32_t lane = 0; lane < kLanes; ++lane) {
-    for (uint32_t i = 0; i < positions(kind); ++i) {
+    for (uint32_t i = 0; i < kPositions; ++i) {
       uint32_t row, col, word, bit;
       fragment_place(kind, i, lane, &row, &col);
       mask_bit(kind, i, &word, &bit);
@@ -204,7 +204,8 @@ FILIGREE_TEST(cuda_plans) {
                       (p.slices - 1) * p.slice_blocks < m.block_columns(),
                   "slices cover the columns, none is empty");
             check(p.slices * p.blocks_per_slice <= device.multiprocessors && p.blocks_per_slice > 0);
-            check(tile_shared_bytes(m, p) <= device.shared_bytes);
+            check(tile_shared_bytes(m, tokens, p) <= device.shared_bytes);
+            check(p.warps % p.parts == 0 && p.parts <= p.slice_blocks);
           }
         }
         check(tile_plans(m, 33, device).empty(), "more tokens than the kernel takes");
@@ -215,8 +216,8 @@ FILIGREE_TEST(cuda_plans) {
   TileClass found;
   check(tile_class_for(Values::bf16, 17, &found) && found.most == 17);
   check(tile_class_for(Values::bf16, 18, &found) && found.most == 24);
-  check(tile_class_for(Values::i8, 32, &found) && found.most == 32);
-  check(!tile_class_for(Values::i8, 33, &found));
+  check(tile_class_for(Values::i8, 16, &found) && found.most == 16);
+  check(!tile_class_for(Values::i8, 17, &found));
 }
 
 FILIGREE_TEST(cuda_plans_that_were_measured_come_first) {
