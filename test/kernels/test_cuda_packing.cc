@@ -243,7 +243,8 @@ FILIGREE_TEST(cuda_plans_that_were_measured_come_first) {
   const std::vector<TilePlan> tuned = tile_plans(m, 16, device);
   check_equal(tuned.size(), all.size());
   const auto same = [](const TilePlan& a, const TilePlan& b) {
-    return a.warps == b.warps && a.stages == b.stages && a.slice_blocks == b.slice_blocks;
+    return a.warps == b.warps && a.stages == b.stages && a.slice_blocks == b.slice_blocks &&
+           a.parts == b.parts;
   };
   check(same(tuned[0], last), "the measured one is first");
   check(same(tuned[1], all[0]), "the others keep their order");

@@ -1,0 +1,113 @@
+#include "device.h"
+
+#include <ucontext.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <utility>
+#include <vector>
+
+namespace filigree::cuda {
+alignas(128) extern uint8_t shared[];
+alignas(128) uint8_t shared[emulated::kSharedBytes];
+}  // namespace filigree::cuda
+
+namespace emulated {
+
+Index thread, block, block_size;
+
+namespace {
+
+struct Warp {
+  uint32_t arrived = 0, generation = 0;
+  uint64_t slots[32][8];
+};
+struct Fiber {
+  ucontext_t context;
+  bool alive;
+};
+constexpr size_t kStack = 128 << 10;
+
+ucontext_t scheduler;
+std::vector<Fiber> fibers;
+std::vector<Warp> warps;
+uint32_t arrived, generation;
+std::map<std::pair<uint32_t, int>, bool> fills;
+const std::function<void()>* work;
+
+void enter() {
+  (*work)();
+  fibers[thread.x].alive = false;
+  swapcontext(&fibers[thread.x].context, &scheduler);
+}
+
+}  // namespace
+
+uint32_t lane() { return thread.x % 32; }
+uint64_t (&slots())[32][8] { return warps[thread.x / 32].slots; }
+bool& filled(uint32_t ring, int stage) { return fills[{ring, stage}]; }
+
+void yield() {
+  const uint32_t me = thread.x;
+  swapcontext(&fibers[me].context, &scheduler);
+}
+
+void warp_barrier() {
+  Warp& w = warps[thread.x / 32];
+  const uint32_t mine = w.generation;
+  if (++w.arrived == 32) {
+    w.arrived = 0, ++w.generation;
+  } else {
+    while (w.generation == mine) yield();
+  }
+}
+
+void block_barrier() {
+  const uint32_t mine = generation;
+  if (++arrived == block_size.x) {
+    arrived = 0, ++generation;
+  } else {
+    while (generation == mine) yield();
+  }
+}
+
+void launch(uint32_t blocks, uint32_t threads, const std::function<void()>& kernel) {
+  static std::vector<std::unique_ptr<uint8_t[]>> stacks;
+  static uint32_t seed = 1;
+  while (stacks.size() < threads) stacks.push_back(std::make_unique<uint8_t[]>(kStack));
+  work = &kernel;
+  block_size.x = threads;
+  for (block.x = 0; block.x < blocks; ++block.x) {
+    std::memset(filigree::cuda::shared, 0xcd, kSharedBytes);
+    fills.clear();
+    arrived = generation = 0;
+    fibers.assign(threads, {});
+    warps.assign(threads / 32, {});
+    for (uint32_t i = 0; i < threads; ++i) {
+      fibers[i].alive = true;
+      getcontext(&fibers[i].context);
+      fibers[i].context.uc_stack = {stacks[i].get(), 0, kStack};
+      makecontext(&fibers[i].context, enter, 0);
+    }
+    uint32_t left = threads;
+    for (uint32_t rounds = 0; left > 0; ++rounds) {
+      if (rounds > 1000000) {
+        std::fprintf(stderr, "emulated device: threads wait for each other\n");
+        std::abort();
+      }
+      seed = seed * 1664525 + 1013904223;
+      for (uint32_t k = 0; k < threads; ++k) {
+        const uint32_t i = ((seed >> 16) + k) % threads;
+        if (!fibers[i].alive) continue;
+        thread.x = i;
+        swapcontext(&scheduler, &fibers[i].context);
+        left -= fibers[i].alive ? 0 : 1;
+      }
+    }
+  }
+}
+
+}  // namespace emulated

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+// A device on the host, for kernels of native/cuda that are compiled as C++: a fiber for each thread of a block, blocks one after the
+// other. A fiber runs until it must wait for others of its warp or block; who comes next changes from round to round, so that a
+// missing barrier shows. Shared memory is poisoned before each block.
+
+namespace emulated {
+
+struct Index {
+  uint32_t x = 0;
+};
+extern Index thread, block, block_size;
+
+inline constexpr uint32_t kSharedBytes = 227 << 10;
+
+uint32_t lane();
+void warp_barrier();
+void block_barrier();
+// What each lane of the warp put there last; valid between two warp barriers.
+uint64_t (&slots())[32][8];
+// Whether the stage-th fill of the ring at this address has come.
+bool& filled(uint32_t ring, int stage);
+void yield();
+
+void launch(uint32_t blocks, uint32_t threads, const std::function<void()>& kernel);
+
+}  // namespace emulated
