@@ -1,14 +1,9 @@
-// f32 and bf16 weights on NEON: a cursor per storage yields a tile widened to f32; decode multiplies what it yields in registers,
-// batches let it fill a block of K in the first-level cache that all tokens share. Every row is one chain of fused multiply-adds
-// in ascending k, so both give the same bits. (bfdot rounds otherwise on every generation of cores; it is not used.)
+// f32 and bf16 weights on NEON: float_panels.h. (bfdot rounds otherwise on every generation of cores; it is not used.)
+#include "kernels/linear/float_panels.h"
 #include "kernels/linear/neon_common.h"
 
 namespace filigree::linear {
 namespace {
-
-constexpr uint32_t kTokenTile = 4;    // 16 accumulators, 4 weights, one register of activations
-constexpr uint32_t kTokenChunk = 64;  // tokens that share one expansion
-constexpr uint32_t kBlockCols = 256;  // 16 KiB of expanded weights
 
 // Byte shuffles that put stored elements in place, by mask; 0x80 gives zero. Four elements of 4 bytes, or eight of 2.
 template <int kElements, int kBytes>
@@ -34,8 +29,9 @@ constexpr Places<kElements, kBytes> make_places() {
 constexpr auto kPlacesF32 = make_places<4, 4>();
 constexpr auto kPlacesBf16 = make_places<8, 2>();
 
-// Cursors: tile(t, w) yields w[column][quad of rows] of tile t; t ascends by one.
+// Cursors: four registers of four rows.
 struct DenseF32 {
+  static constexpr bool kInPlace = true;
   static constexpr int kCols = 1;
   const float* w;
   DenseF32(const Matrix& m, uint32_t panel)
@@ -54,6 +50,7 @@ FILIGREE_INLINE void widen(uint16x8_t pairs, int quad, float32x4_t (*out)[4]) {
 }
 
 struct DenseBf16 {
+  static constexpr bool kInPlace = false;
   static constexpr int kCols = 2;
   const uint16_t* w;
   DenseBf16(const Matrix& m, uint32_t panel)
@@ -66,6 +63,7 @@ struct DenseBf16 {
 };
 
 struct BitmaskF32 {
+  static constexpr bool kInPlace = false;
   static constexpr int kCols = 1;
   const float* w;
   const uint16_t* masks;
@@ -86,6 +84,7 @@ struct BitmaskF32 {
 };
 
 struct BitmaskBf16 {
+  static constexpr bool kInPlace = false;
   static constexpr int kCols = 2;
   const uint16_t* w;
   const uint8_t* masks;
@@ -104,41 +103,9 @@ struct BitmaskBf16 {
   }
 };
 
-template <class Cursor, int P>
-void decode_panels(const Matrix& m, const float* x, uint32_t panel, float* out) {
-  constexpr int kCols = Cursor::kCols;
-  auto cursors = cursors_at<Cursor, P>(m, panel);
-  float32x4_t acc[P][4];
-  for (auto& p : acc) {
-    for (auto& a : p) a = vdupq_n_f32(0);
-  }
-  for (size_t t = 0; t < tile_count(m); ++t) {
-#pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) {
-      float32x4_t w[kCols][4];
-      cursors[p].tile(t, w);
-#pragma GCC unroll 8
-      for (int c = 0; c < kCols; ++c) {
-#pragma GCC unroll 8
-        for (int g = 0; g < 4; ++g) acc[p][g] = vfmaq_n_f32(acc[p][g], w[c][g], x[t * kCols + c]);
-      }
-    }
-  }
-#pragma GCC unroll 8
-  for (uint32_t p = 0; p < P; ++p) {
-#pragma GCC unroll 8
-    for (uint32_t g = 0; g < 4; ++g) store_rows(out, (panel + p) * kPanelRows + 4 * g, m.rows, acc[p][g]);
-  }
-}
+constexpr uint32_t kTokenTile = 4;  // 16 accumulators, 4 weights, one register of activations
 
-template <class Cursor>
-void decode(const Matrix& m, const float* x, uint32_t begin, uint32_t end, float* out) {
-  uint32_t panel = begin;
-  for (; panel + 2 <= end; panel += 2) decode_panels<Cursor, 2>(m, x, panel, out);
-  if (panel < end) decode_panels<Cursor, 1>(m, x, panel, out);
-}
-
-// sums[kTokenTile][16] += block[cols][16] * x[cols][kTokenTile].
+// All tokens of a tile: what is there beyond the last one is multiplied for nobody.
 void multiply(const float* block, const float* x, size_t cols, float* sums) {
   float32x4_t acc[kTokenTile][4];
 #pragma GCC unroll 8
@@ -164,94 +131,26 @@ void multiply(const float* block, const float* x, size_t cols, float* sums) {
   }
 }
 
-uint32_t chunk_tokens(uint32_t tokens) {
-  return (std::min(tokens, kTokenChunk) + kTokenTile - 1) / kTokenTile * kTokenTile;
-}
-
-float element(const float* x, size_t k, const MatrixSpec& m) { return k < m.cols ? x[k] : 0.0f; }
-float element(const uint16_t* x, size_t k, const MatrixSpec& m) {
-  const uint32_t bits = k < m.cols ? uint32_t{x[k]} << 16 : 0;
-  return load_as<float>(&bits);
-}
-
-template <class Cursor, class X>
-void batch(const Matrix& m, const X* x, const Input& in, uint32_t begin, uint32_t end, float* out,
-           size_t out_stride, std::byte* workspace) {
-  const size_t cols = padded_cols(m);
-  float* block = reinterpret_cast<float*>(workspace);
-  float* sums = block + kBlockCols * kPanelRows;
-  float* arranged = sums + kTokenChunk * kPanelRows;
-  for (uint32_t first = 0; first < in.tokens; first += kTokenChunk) {
-    const uint32_t tokens = std::min(kTokenChunk, in.tokens - first);
-    // [tile of tokens][col][kTokenTile]; tokens that are not there are zero.
-    std::memset(arranged, 0, chunk_tokens(tokens) * cols * sizeof(float));
-    for (uint32_t t = 0; t < tokens; ++t) {
-      float* to = arranged + size_t{t / kTokenTile} * cols * kTokenTile + t % kTokenTile;
-      for (size_t k = 0; k < cols; ++k) to[k * kTokenTile] = element(x + (first + t) * in.stride, k, m);
-    }
-    for (uint32_t panel = begin; panel < end; ++panel) {
-      Cursor cursor(m, panel);
-      std::memset(sums, 0, chunk_tokens(tokens) * kPanelRows * sizeof(float));
-      for (size_t k0 = 0; k0 < cols; k0 += kBlockCols) {
-        const size_t n = std::min<size_t>(kBlockCols, cols - k0);
-        for (size_t k = 0; k < n; k += Cursor::kCols) {
-          float32x4_t w[Cursor::kCols][4];
-          cursor.tile((k0 + k) / Cursor::kCols, w);
-#pragma GCC unroll 8
-          for (int c = 0; c < Cursor::kCols; ++c) {
-#pragma GCC unroll 8
-            for (int g = 0; g < 4; ++g) vst1q_f32(block + (k + c) * kPanelRows + 4 * g, w[c][g]);
-          }
-        }
-        for (uint32_t t = 0; t < tokens; t += kTokenTile) {
-          multiply(block, arranged + t * cols + k0 * kTokenTile, n, sums + t * kPanelRows);
-        }
-      }
-      for (uint32_t t = 0; t < tokens; ++t) {
-#pragma GCC unroll 8
-        for (uint32_t g = 0; g < 4; ++g) {
-          store_rows(out + (first + t) * out_stride, panel * kPanelRows + 4 * g, m.rows,
-                     vld1q_f32(sums + t * kPanelRows + 4 * g));
-        }
-      }
-    }
+struct Lanes {
+  using Register = float32x4_t;
+  static constexpr int kRegisters = 4, kLanes = 4;
+  static constexpr uint32_t kTokenTile = linear::kTokenTile, kTokenChunk = 64;
+  static FILIGREE_INLINE Register zero() { return vdupq_n_f32(0); }
+  static FILIGREE_INLINE Register load(const float* p) { return vld1q_f32(p); }
+  static FILIGREE_INLINE void store(float* p, Register a) { vst1q_f32(p, a); }
+  static FILIGREE_INLINE Register broadcast(const float* p) { return vld1q_dup_f32(p); }
+  static FILIGREE_INLINE Register fma(Register a, Register b, Register c) { return vfmaq_f32(c, a, b); }
+  static FILIGREE_INLINE void prefetch(const void* p) { linear::prefetch(p); }
+  static FILIGREE_INLINE void store_rows(float* out, uint32_t row, uint32_t rows, Register a) {
+    linear::store_rows(out, row, rows, a);
   }
-}
-
-template <class Cursor>
-void decode_bf16(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
-                 std::byte* workspace) {
-  float* x = reinterpret_cast<float*>(workspace);
-  for (size_t k = 0; k < padded_cols(m); ++k) x[k] = element(in.bf16, k, m);
-  decode<Cursor>(m, x, begin, end, out);
-}
+  static void multiply(uint32_t, const float* block, const float* x, size_t cols, float* sums) {
+    linear::multiply(block, x, cols, sums);
+  }
+};
 
 }  // namespace
 
-size_t neon_float_workspace(const MatrixSpec& m, uint32_t tokens) {
-  if (tokens == 1) return size_t{padded_cols(m)} * sizeof(float);
-  return (size_t{kBlockCols} * kPanelRows + size_t{kTokenChunk} * kPanelRows +
-          size_t{chunk_tokens(tokens)} * padded_cols(m)) *
-         sizeof(float);
-}
-
-#define FILIGREE_KERNEL(name)                                                           \
-  void name(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, \
-            [[maybe_unused]] size_t out_stride, [[maybe_unused]] std::byte* workspace)
-
-FILIGREE_KERNEL(neon_f32_dense_decode) { decode<DenseF32>(m, in.f32, begin, end, out); }
-FILIGREE_KERNEL(neon_f32_bitmask_decode) { decode<BitmaskF32>(m, in.f32, begin, end, out); }
-FILIGREE_KERNEL(neon_bf16_dense_decode) { decode_bf16<DenseBf16>(m, in, begin, end, out, workspace); }
-FILIGREE_KERNEL(neon_bf16_bitmask_decode) { decode_bf16<BitmaskBf16>(m, in, begin, end, out, workspace); }
-FILIGREE_KERNEL(neon_f32_dense) { batch<DenseF32>(m, in.f32, in, begin, end, out, out_stride, workspace); }
-FILIGREE_KERNEL(neon_f32_bitmask) {
-  batch<BitmaskF32>(m, in.f32, in, begin, end, out, out_stride, workspace);
-}
-FILIGREE_KERNEL(neon_bf16_dense) { batch<DenseBf16>(m, in.bf16, in, begin, end, out, out_stride, workspace); }
-FILIGREE_KERNEL(neon_bf16_bitmask) {
-  batch<BitmaskBf16>(m, in.bf16, in, begin, end, out, out_stride, workspace);
-}
-
-#undef FILIGREE_KERNEL
+FILIGREE_FLOAT_KERNELS(neon)
 
 }  // namespace filigree::linear
