@@ -103,6 +103,11 @@ bool request_tile_state() {
 #endif
 }
 
+bool is_intel() {
+  const Registers r = cpuid(0);
+  return r.b == 0x756e6547 && r.d == 0x49656e69 && r.c == 0x6c65746e;  // "Genu" "ineI" "ntel"
+}
+
 std::string brand() {
   if (cpuid(0x80000000u).a < 0x80000004u) return "x86-64";
   char text[49] = {};
@@ -139,6 +144,8 @@ CpuFeatures detect() {
   f.avx512_vbmi = f.avx512 && bit(l7.c, 1) && bit(l7.c, 6);
   f.avx512_vnni = f.avx512 && bit(l7.c, 11);
   f.avx512_bf16 = f.avx512 && bit(l71.a, 5);
+  // Sapphire and Emerald Rapids start one vdpbf16ps in two cycles (measured) and two fma in one; AMD's cores one and one.
+  f.slow_bf16 = f.avx512_bf16 && is_intel();
   const bool amx = f.avx512 && tiles_saved && bit(l7.d, 24) && request_tile_state();
   f.amx_bf16 = amx && bit(l7.d, 22);
   f.amx_int8 = amx && bit(l7.d, 25);

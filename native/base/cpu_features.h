@@ -15,6 +15,7 @@ struct CpuFeatures {
   bool avx512_vnni = false;  // vpdpbusd on zmm
   bool avx512_vbmi = false;  // vbmi and vbmi2
   bool avx512_bf16 = false;
+  bool slow_bf16 = false;  // vdpbf16ps at half the rate of two fma that do the same
   bool amx_int8 = false;
   bool amx_bf16 = false;
   bool neon = false;  // with dotprod and fp16 arithmetic

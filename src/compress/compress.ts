@@ -260,9 +260,11 @@ async function readTexts(manifest: ModelManifest, recipe: Recipe, note: (text: s
 
 async function usesBf16(recipe: Recipe, isa: string | undefined): Promise<boolean> {
   if (recipe.precision !== 'auto') return recipe.precision === 'bf16';
-  const { features } = await nativeInfo();
+  const { kernels } = await nativeInfo();
   const forced = isa ?? process.env.FILIGREE_ISA ?? 'auto';
-  return features.avx512_bf16 === true && ['auto', 'avx512bf16', 'amx'].includes(forced);
+  // Where its instruction is no faster than two fma, the engine does not take it either.
+  const multiplies = kernels.some((k) => ['avx512bf16', 'amx'].includes(k.isa) && k.supported);
+  return multiplies && ['auto', 'avx512bf16', 'amx'].includes(forced);
 }
 
 function fingerprint(facts: unknown[], ...windows: (TokenWindows | null)[]): string {

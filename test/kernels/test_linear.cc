@@ -224,6 +224,20 @@ FILIGREE_ISA_TEST(linear_plan_serves_every_batch, kIsas) {
   }
 }
 
+#if FILIGREE_HAS_AVX512BF16 && FILIGREE_HAS_AVX512VNNI
+FILIGREE_TEST(linear_slow_bf16_is_left_to_fma) {
+  CpuFeatures intel;
+  intel.avx2 = intel.avx512 = intel.avx512_vnni = intel.avx512_vbmi = intel.avx512_bf16 = true;
+  const auto isa = [&] {
+    return std::string_view(
+        linear::make_plan({Format::bf16, Layout::bitmask, false, 64, 256}, intel).pick(1).isa);
+  };
+  check_equal(isa(), std::string_view("avx512bf16"));
+  intel.slow_bf16 = true;
+  check_equal(isa(), std::string_view("avx512vnni"));
+}
+#endif
+
 FILIGREE_TEST(linear_split_is_contiguous_and_balanced) {
   Random random(7);
   for (Format format : {Format::f32, Format::i8, Format::i4g128}) {

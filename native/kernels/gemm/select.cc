@@ -15,7 +15,7 @@ static GemmOps select_float([[maybe_unused]] const CpuFeatures& cpu){
 GemmOps select_gemm(const CpuFeatures& cpu) {
   GemmOps ops = select_float(cpu);
 #if FILIGREE_HAS_AVX512BF16
-  if (cpu.avx512_bf16) ops.bf16 = gemm_tile_avx512bf16();
+  if (cpu.avx512_bf16 && !cpu.slow_bf16) ops.bf16 = gemm_tile_avx512bf16();
 #endif
   return ops;
 }

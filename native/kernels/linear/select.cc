@@ -23,8 +23,12 @@ bool has_scalar(const Cpu&) { return true; }
 [[maybe_unused]] bool has_avx512vnni(const Cpu& cpu) {
   return has_avx512(cpu) && cpu.avx512_vnni && cpu.avx512_vbmi;
 }
-[[maybe_unused]] bool has_avx512bf16(const Cpu& cpu) { return has_avx512vnni(cpu) && cpu.avx512_bf16; }
-[[maybe_unused]] bool has_amx(const Cpu& cpu) { return has_avx512bf16(cpu) && cpu.amx_int8 && cpu.amx_bf16; }
+[[maybe_unused]] bool has_avx512bf16(const Cpu& cpu) {
+  return has_avx512vnni(cpu) && cpu.avx512_bf16 && !cpu.slow_bf16;
+}
+[[maybe_unused]] bool has_amx(const Cpu& cpu) {
+  return has_avx512vnni(cpu) && cpu.avx512_bf16 && cpu.amx_int8 && cpu.amx_bf16;
+}
 [[maybe_unused]] bool has_neon(const Cpu& cpu) { return cpu.neon; }
 [[maybe_unused]] bool has_neoni8mm(const Cpu& cpu) { return cpu.neon && cpu.neon_i8mm && cpu.neon_bf16; }
 
