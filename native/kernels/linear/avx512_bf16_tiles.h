@@ -13,7 +13,7 @@ struct Bf16Tile {
     return bits;
   }
   static size_t count(uint32_t bits) { return static_cast<size_t>(__builtin_popcount(bits)) * 2; }
-  static __m512i expand(uint32_t bits, const std::byte* at) {
+  static __m512i expand(uint32_t bits, const std::byte*, const std::byte* at, int) {
     return _mm512_maskz_expand_epi16(bits, _mm512_loadu_si512(at));
   }
   static __m512 finish(__m512i acc, const Matrix&, const Input&, uint32_t, uint32_t) {

@@ -12,8 +12,13 @@ struct F32 {
     return bits;
   }
   static size_t count(uint32_t bits) { return static_cast<size_t>(__builtin_popcount(bits)) * 4; }
-  static __m512i expand(uint32_t bits, const std::byte* at) {
-    return _mm512_maskz_expand_epi32(static_cast<__mmask16>(bits), _mm512_loadu_si512(at));
+  // Loading a mask register takes the port that vpexpandd needs twice, on Intel's cores; half of the panels make theirs by a shift
+  // and a move of sign bits on the other port. That reads two bytes past the word: something always follows the masks.
+  static __m512i expand(uint32_t bits, const std::byte* mask, const std::byte* at, int p) {
+    const __m512i to_sign = _mm512_set_epi32(16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31);
+    const __mmask16 k = p % 2 == 0 ? static_cast<__mmask16>(bits)
+                                   : _mm512_movepi32_mask(_mm512_sllv_epi32(broadcast(mask), to_sign));
+    return _mm512_maskz_expand_epi32(k, _mm512_loadu_si512(at));
   }
   static __m512i dot(__m512i acc, __m512i w, __m512i x) {
     return _mm512_castps_si512(

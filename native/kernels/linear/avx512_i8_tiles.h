@@ -14,7 +14,7 @@ struct I8 {
     return bits;
   }
   static size_t count(uint64_t bits) { return static_cast<size_t>(__builtin_popcountll(bits)); }
-  static __m512i expand(uint64_t bits, const std::byte* at) {
+  static __m512i expand(uint64_t bits, const std::byte*, const std::byte* at, int) {
     return _mm512_maskz_expand_epi8(bits, _mm512_loadu_si512(at));
   }
   static __m512i dot(__m512i acc, __m512i w, __m512i x) { return _mm512_dpbusd_epi32(acc, x, w); }

@@ -1,8 +1,8 @@
 #pragma once
 // The walk over panels that the f32, bf16 and i8 kernels of AVX-512 share. In all three a tile is 64 bytes of weights and four
 // bytes of activations: 16 rows x 1, 2 or 4 columns, multiplied by one broadcast. What differs is an Op:
-//   expand(mask, p)        the tile whose stored values begin at p
 //   take(masks, tile)      mask of a tile;  count(mask) bytes its values occupy
+//   expand(mask, at, v, p) the tile whose mask lies at `at` and whose stored values begin at v, of the p-th panel walked together
 //   dot(acc, w, x)         acc + w * x, lane r = row r
 //   finish(...)            accumulator of (panel, token) -> 16 floats
 // Everything here has internal linkage: each instruction set's file compiles its own copy under its own flags.
@@ -78,7 +78,7 @@ struct Stream {
   __attribute__((always_inline)) __m512i next(int p, size_t tile) {
     if constexpr (kSparse) {
       const auto bits = Op::take(mask[p], tile);
-      const __m512i w = Op::expand(bits, value[p]);
+      const __m512i w = Op::expand(bits, mask[p] + tile * Op::kMaskBytes, value[p], p);
       value[p] += Op::count(bits);
       _mm_prefetch(reinterpret_cast<const char*>(value[p]) + kPrefetchSparse, _MM_HINT_T0);
       return w;

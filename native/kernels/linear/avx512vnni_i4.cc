@@ -42,13 +42,14 @@ void stream_pairs(const Matrix& m, const Input& in, PanelSet pairs, uint32_t tok
     for (int p = 0; p < P; ++p) f[p][t] = _mm512_setzero_ps();
   }
   for (size_t g = 0; g < groups; ++g) {
+    stream.prefetch_scales(m, pairs, g);
     __m512i acc[P][T], present_acc[P][T];
 #pragma GCC unroll 2
     for (int t = 0; t < T; ++t) {
-      const __m512i start = kMin ? _mm512_setzero_si512() : _mm512_set1_epi32(-8 * sums[t][g]);
+      const int32_t start = kMin ? 0 : -8 * sums[t][g];
 #pragma GCC unroll 4
       for (int p = 0; p < P; ++p) {
-        acc[p][t] = start;
+        acc[p][t] = _mm512_set1_epi32(p % 2 == 0 ? start : 16 * start);
         present_acc[p][t] = _mm512_setzero_si512();
       }
     }
@@ -60,7 +61,7 @@ void stream_pairs(const Matrix& m, const Input& in, PanelSet pairs, uint32_t tok
 #pragma GCC unroll 2
       for (int q = 0; q < Q; ++q) {
         __m512i w[2], present[2];
-        stream.next(q, k, w, present);
+        stream.template next<true>(q, k, w, present);
 #pragma GCC unroll 2
         for (int h = 0; h < 2; ++h) {
 #pragma GCC unroll 2
@@ -77,7 +78,9 @@ void stream_pairs(const Matrix& m, const Input& in, PanelSet pairs, uint32_t tok
     copy(present_acc, present_sum);
     for (int p = 0; p < P; ++p) {
       const size_t s = scales_at(m, panel_of(pairs, p), g);
-      const __m512 scale = widen(m.group_scales + s),
+      // A power of two: the product with 16 times the sum is the same.
+      const __m512 scale =
+                       _mm512_mul_ps(widen(m.group_scales + s), _mm512_set1_ps(p % 2 == 0 ? 1 : 1.0f / 16)),
                    min = kMin ? widen(m.group_mins + s) : _mm512_setzero_ps();
       for (int t = 0; t < T; ++t)
         f[p][t] = add_group<kSparse, kMin>(f[p][t], sum[p][t], present_sum[p][t], sums[t][g], scale, min);
