@@ -15,7 +15,10 @@ namespace {
 
 // Tokens that the accumulators of four panels leave registers for: 4 * 6 + 4 weights + 1 broadcast = 29 of 32.
 constexpr uint32_t kTokenBlock = 6;
-// Tokens of a sparse batch that one panel is multiplied with at once.
+// Tokens of a sparse batch that two panels are multiplied with at once, at most, 2 * 12 + 2 weights + 1 broadcast, and the batch
+// from which they are: an expanded tile should serve many tokens, and a product wait for none.
+constexpr uint32_t kTwoPanelTokens = 12, kTwoPanelBatch = 7;
+// As many are multiplied with one panel at once.
 constexpr uint32_t kOnePanelTokens = 16;
 // Tiles of four panels expanded at a time: half of a 48 KiB L1 when a few tokens use them, a quarter of a 1 MiB L2 for many.
 constexpr uint32_t kChunkTilesFew = 96, kChunkTilesMany = 1024, kManyTokens = 33;
@@ -240,24 +243,56 @@ void for_panel_blocks(uint32_t begin, uint32_t end, const Body& body) {
   if (p < end) body.template operator()<1>(PanelSet{p, 1});
 }
 
-// A batch: blocks of tokens share what the first left in cache of four panels. Expanding a tile costs as much as several products,
-// so larger sparse batches take one panel with as many tokens as there are registers.
+// Calls body.template operator()<T>(token) for blocks of 6 to 12 tokens, as alike as they can be; tokens: at least 7.
+template <class Body>
+void for_even_token_blocks(uint32_t tokens, const Body& body) {
+  const uint32_t blocks = (tokens + kTwoPanelTokens - 1) / kTwoPanelTokens;
+  for (uint32_t b = 0, t = 0; b < blocks; ++b) {
+    const uint32_t next = tokens * (b + 1) / blocks;
+    switch (next - t) {
+      case 12:
+        body.template operator()<12>(t);
+        break;
+      case 11:
+        body.template operator()<11>(t);
+        break;
+      case 10:
+        body.template operator()<10>(t);
+        break;
+      case 9:
+        body.template operator()<9>(t);
+        break;
+      case 8:
+        body.template operator()<8>(t);
+        break;
+      case 7:
+        body.template operator()<7>(t);
+        break;
+      default:
+        body.template operator()<6>(t);
+    }
+    t = next;
+  }
+}
+
+// A batch: blocks of tokens share what the first left in cache of four panels, or of two or one where a sparse batch is larger.
 template <class Op, bool kSparse>
 void run_stream(const Matrix& m, const Input& in, const Dwords& x, uint32_t begin, uint32_t end, float* out,
                 size_t out_stride) {
-  if (kSparse && in.tokens >= kOnePanelTokens / 2) {
-    for (uint32_t panel = begin; panel < end; ++panel) {
-      uint32_t t = 0;
-      const auto block = [&]<int T>() {
-        for (; t + T <= in.tokens; t += T)
-          stream_block<Op, 1, T, kSparse>(m, in, x, PanelSet{panel, 1}, t, out, out_stride);
-      };
-      block.template operator()<kOnePanelTokens>();
-      block.template operator()<kOnePanelTokens / 2>();
-      block.template operator()<4>();
-      block.template operator()<2>();
-      block.template operator()<1>();
-    }
+  if (kSparse && in.tokens == kOnePanelTokens) {
+    for (uint32_t panel = begin; panel < end; ++panel)
+      stream_block<Op, 1, kOnePanelTokens, kSparse>(m, in, x, PanelSet{panel, 1}, 0, out, out_stride);
+    return;
+  }
+  if (kSparse && in.tokens >= kTwoPanelBatch) {
+    const uint32_t half = (end - begin) / 2;
+    const auto block = [&]<int P>(PanelSet panels) {
+      for_even_token_blocks(in.tokens, [&]<int T>(uint32_t token) {
+        stream_block<Op, P, T, kSparse>(m, in, x, panels, token, out, out_stride);
+      });
+    };
+    for (uint32_t p = 0; p < half; ++p) block.template operator()<2>(PanelSet{begin + p, half});
+    if ((end - begin) % 2 != 0) block.template operator()<1>(PanelSet{end - 1, 1});
     return;
   }
   for_panel_blocks(begin, end, [&]<int P>(PanelSet panels) {
