@@ -1,12 +1,12 @@
 #include "cuda/blas.h"
 
-#include <dlfcn.h>
 #include <library_types.h>
 
 #include <map>
 #include <tuple>
 #include <vector>
 
+#include "cuda/library.h"
 #include "cuda/memory.h"
 
 namespace filigree::cuda {
@@ -113,35 +113,26 @@ class BlasLt final : public Blas {
 }  // namespace
 
 std::unique_ptr<Blas> Blas::open(std::string* why) {
-  void* library = nullptr;
-  for (const char* name : {"libcublasLt.so.13", "libcublasLt.so.12"}) {
-    if ((library = dlopen(name, RTLD_NOW | RTLD_LOCAL))) break;
-  }
-  if (!library) {
+  RuntimeLibrary library{"libcublasLt.so.13", "libcublasLt.so.12"};
+  if (!library.opened()) {
     *why = "libcublasLt was not found: prompts use slower kernels of our own";
     return nullptr;
   }
   Library lib{};
-  bool all = true;
-  const auto find = [&](auto& function, const char* name) {
-    void* symbol = dlsym(library, name);
-    all = all && symbol != nullptr;
-    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(symbol);
-  };
-  find(lib.create, "cublasLtCreate");
-  find(lib.destroy, "cublasLtDestroy");
-  find(lib.describe, "cublasLtMatmulDescCreate");
-  find(lib.describe_set, "cublasLtMatmulDescSetAttribute");
-  find(lib.describe_destroy, "cublasLtMatmulDescDestroy");
-  find(lib.layout, "cublasLtMatrixLayoutCreate");
-  find(lib.layout_destroy, "cublasLtMatrixLayoutDestroy");
-  find(lib.preference, "cublasLtMatmulPreferenceCreate");
-  find(lib.preference_set, "cublasLtMatmulPreferenceSetAttribute");
-  find(lib.preference_destroy, "cublasLtMatmulPreferenceDestroy");
-  find(lib.propose, "cublasLtMatmulAlgoGetHeuristic");
-  find(lib.matmul, "cublasLtMatmul");
+  library.find(lib.create, "cublasLtCreate");
+  library.find(lib.destroy, "cublasLtDestroy");
+  library.find(lib.describe, "cublasLtMatmulDescCreate");
+  library.find(lib.describe_set, "cublasLtMatmulDescSetAttribute");
+  library.find(lib.describe_destroy, "cublasLtMatmulDescDestroy");
+  library.find(lib.layout, "cublasLtMatrixLayoutCreate");
+  library.find(lib.layout_destroy, "cublasLtMatrixLayoutDestroy");
+  library.find(lib.preference, "cublasLtMatmulPreferenceCreate");
+  library.find(lib.preference_set, "cublasLtMatmulPreferenceSetAttribute");
+  library.find(lib.preference_destroy, "cublasLtMatmulPreferenceDestroy");
+  library.find(lib.propose, "cublasLtMatmulAlgoGetHeuristic");
+  library.find(lib.matmul, "cublasLtMatmul");
   Handle handle = nullptr;
-  if (!all || lib.create(&handle) != 0) {
+  if (!library.complete() || lib.create(&handle) != 0) {
     *why = "libcublasLt cannot be used: prompts use slower kernels of our own";
     return nullptr;
   }

@@ -1,11 +1,9 @@
 #include "cuda/collective.h"
 
-#include <dlfcn.h>
-
 #include <atomic>
-#include <type_traits>
 
 #include "base/status.h"
+#include "cuda/library.h"
 
 namespace filigree::cuda {
 namespace {
@@ -26,25 +24,19 @@ struct Library {
 const Library* library(std::string* why) {
   static std::string obstacle;
   static const Library* const found = []() -> const Library* {
-    void* const opened = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
-    if (!opened) {
+    RuntimeLibrary nccl{"libnccl.so.2"};
+    if (!nccl.opened()) {
       obstacle = "libnccl.so.2 was not found (LD_LIBRARY_PATH names its folder)";
       return nullptr;
     }
     static Library lib{};
-    bool all = true;
-    const auto find = [&](auto& function, const char* name) {
-      void* const symbol = dlsym(opened, name);
-      all = all && symbol != nullptr;
-      function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(symbol);
-    };
-    find(lib.open_all, "ncclCommInitAll");
-    find(lib.all_reduce, "ncclAllReduce");
-    find(lib.destroy, "ncclCommDestroy");
-    find(lib.abort, "ncclCommAbort");
-    find(lib.message, "ncclGetErrorString");
-    if (!all) obstacle = "libnccl.so.2 cannot be used: functions are missing";
-    return all ? &lib : nullptr;
+    nccl.find(lib.open_all, "ncclCommInitAll");
+    nccl.find(lib.all_reduce, "ncclAllReduce");
+    nccl.find(lib.destroy, "ncclCommDestroy");
+    nccl.find(lib.abort, "ncclCommAbort");
+    nccl.find(lib.message, "ncclGetErrorString");
+    if (!nccl.complete()) obstacle = "libnccl.so.2 cannot be used: functions are missing";
+    return nccl.complete() ? &lib : nullptr;
   }();
   if (why) *why = obstacle;
   return found;

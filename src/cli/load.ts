@@ -26,7 +26,6 @@ export interface EngineSize {
   kvSequences?: number;
 }
 
-const KV_BYTES = { f32: 4, f16: 2, bf16: 2, i8: 1, fp8: 1 };
 const WEIGHT_BYTES = { f32: 4, bf16: 2, i8: 1.05, i4: 0.65 };
 const CLASS_FORMAT = { float: 'bf16', '8bit': 'i8', '4bit': 'i4' } as const;
 
@@ -55,21 +54,23 @@ export async function loadModel(
   options: ModelOptions,
   size: EngineSize,
 ): Promise<LoadedModel> {
-  const [{ openAdapter, openModel, resolveModel }, { loadNativeRunner, nativeGpus }, tokenizers] =
-    await Promise.all([
-      import('../model/index.js'),
-      import('../native/index.js'),
-      import('../tokenizer/index.js'),
-    ]);
+  const [
+    { openAdapter, openModel, resolveModel },
+    { kvBytesPerToken, loadNativeRunner, nativeGpus },
+    tokenizers,
+  ] = await Promise.all([
+    import('../model/index.js'),
+    import('../native/index.js'),
+    import('../tokenizer/index.js'),
+  ]);
   const manifest = await openModel(await resolveModel(name));
   const { config } = manifest;
   const adapters = (options.lora ?? []).map(({ name, path }) => openAdapter(name, path, manifest));
-  const perHead = config.headDim * KV_BYTES[options.kv] + (KV_BYTES[options.kv] === 1 ? 4 : 0);
   // The engine decides alike, and says what is wrong where a GPU was asked for and there is none.
   const wanted = options.device === 'cuda' || (options.device === 'auto' && adapters.length === 0);
   const gpuBytes = wanted ? gpuMemory((await nativeGpus()).gpus, options.tensorParallel ?? 1) : null;
   const plan = (gpuBytes === null ? planKv : planGpuKv)({
-    bytesPerToken: 2 * config.numLayers * config.numKvHeads * perHead,
+    bytesPerToken: kvBytesPerToken(config, options.kv),
     blockTokens: 16,
     maxNumSeqs: size.kvSequences ?? size.maxNumSeqs,
     maxPositions: config.maxPositionEmbeddings,

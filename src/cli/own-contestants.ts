@@ -1,7 +1,7 @@
 import type { Contestant } from '../../bench/contestant.js';
+import { BLOCK_SIZE } from '../engine/model-runner.js';
 import { FiligreeError } from '../errors.js';
 import type { ModelManifest } from '../model/manifest.js';
-import type { KvChoice } from '../native/index.js';
 import { FORMATS, integer, KV_TYPES, numbers, pick } from './bench-options.js';
 import type { ProgressLine } from './progress-line.js';
 
@@ -82,7 +82,10 @@ export async function ownContestants(
           maxModelLen: Math.min(manifest.config.maxPositionEmbeddings, Math.max(prompt, context + 80)),
           maxSlots: Math.max(...batches),
           maxBatchedTokens: Math.max(512, ...batches),
-          kvMemory: kvMemory(manifest, blocksNeeded(prompt, Math.max(...batches), context), kv),
+          kvMemory:
+            (blocksNeeded(prompt, Math.max(...batches), context) + 1) *
+            BLOCK_SIZE *
+            native.kvBytesPerToken(manifest.config, kv),
           packedCache: false,
           adapters:
             options.loraRank === undefined
@@ -104,11 +107,4 @@ export async function ownContestants(
   const { manifest } = ways[0]!;
   const name = options.shape === undefined ? manifest.name : `${options.shape} shape, random weights`;
   return { contestants, name, manifest };
-}
-
-function kvMemory({ config }: ModelManifest, blocks: number, kv: KvChoice): number {
-  const bytes = { f32: 4, f16: 2, bf16: 2, i8: 1, fp8: 1 }[kv];
-  const perToken =
-    2 * config.numLayers * config.numKvHeads * (config.headDim * bytes + (bytes === 1 ? 4 : 0));
-  return (blocks + 1) * 16 * perToken;
 }

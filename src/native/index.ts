@@ -201,12 +201,15 @@ export function readRows(
   return loadAddon().readRows(tensor, files, row, count);
 }
 
+/** What a token takes of the KV cache: keys and values of every layer, rows padded to 16 elements, a scale beside a row of bytes. */
+export function kvBytesPerToken(config: ModelManifest['config'], kv: KvChoice): number {
+  const elementBytes = { f32: 4, f16: 2, bf16: 2, i8: 1, fp8: 1 }[kv];
+  const row = Math.ceil(config.headDim / 16) * 16 * elementBytes + (elementBytes === 1 ? 4 : 0);
+  return 2 * config.numLayers * config.numKvHeads * row;
+}
+
 function defaultKvBytes({ config }: ModelManifest, options: NativeOptions, maxModelLen: number): number {
-  const elementBytes = { f32: 4, f16: 2, bf16: 2, i8: 1, fp8: 1 }[options.kv];
-  const paddedDim = Math.ceil(config.headDim / 16) * 16;
-  const perToken =
-    2 * config.numLayers * config.numKvHeads * (paddedDim * elementBytes + (elementBytes === 1 ? 4 : 0));
-  const perSequence = Math.ceil(maxModelLen / BLOCK_SIZE) * BLOCK_SIZE * perToken;
+  const perSequence = Math.ceil(maxModelLen / BLOCK_SIZE) * BLOCK_SIZE * kvBytesPerToken(config, options.kv);
   return Math.max(perSequence, Math.min(perSequence * Math.min(8, options.maxSlots), DEFAULT_KV_BYTES));
 }
 
