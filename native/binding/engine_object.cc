@@ -16,7 +16,7 @@ struct StepTask {
   StepRecord record;
 };
 
-constexpr size_t kEntryFields = 5;  // slot, position, tokens, blocks, sample
+constexpr size_t kEntryFields = 5;  // slot, position, tokens, blocks, sample (2: and likely to go on)
 // token, status, top, top_begin, prompt_rows, prompt_k, prompt_begin, prompt_top_begin, pooled, forced, forced_begin
 constexpr size_t kOutputFields = 11;
 
@@ -44,6 +44,7 @@ std::shared_ptr<StepTask> step_task(const Napi::CallbackInfo& info) {
     entry.tokens = std::span<const int32_t>(task->tokens).subspan(token, static_cast<size_t>(n_tokens));
     entry.blocks = std::span<const int32_t>(task->blocks).subspan(block, static_cast<size_t>(n_blocks));
     entry.sample = entries[i + 4] != 0;
+    entry.next = entries[i + 4] == 2;
     task->record.entries.push_back(entry);
     token += static_cast<size_t>(n_tokens);
     block += static_cast<size_t>(n_blocks);
@@ -80,6 +81,7 @@ Napi::Object to_js(Napi::Env env, const StepResult& result) {
   out.Set("pooled", to_float32(env, result.pooled));
   out.Set("forcedTokens", to_int32(env, result.forced_tokens));
   out.Set("logits", to_float32(env, result.logits));
+  out.Set("ahead", Napi::Number::New(env, result.ahead));
   return out;
 }
 
@@ -112,6 +114,7 @@ Napi::Object to_js(Napi::Env env, const EngineInfo& info) {
   out.Set("workspaceBytes", number(info.workspace_bytes));
   out.Set("adapterBytes", number(info.adapter_bytes));
   out.Set("fromCache", Napi::Boolean::New(env, w.from_cache));
+  out.Set("lookAhead", Napi::Boolean::New(env, info.look_ahead));
   out.Set("warnings", warnings);
   return out;
 }
@@ -124,7 +127,8 @@ void EngineObject::define(Napi::Env env, Napi::Object exports) {
                                      InstanceMethod<&EngineObject::step>("step"),
                                      InstanceMethod<&EngineObject::close>("close"),
                                      InstanceMethod<&EngineObject::open_slot>("openSlot"),
-                                     InstanceMethod<&EngineObject::close_slot>("closeSlot")}));
+                                     InstanceMethod<&EngineObject::close_slot>("closeSlot"),
+                                     InstanceMethod<&EngineObject::hold>("hold")}));
 }
 
 EngineObject::EngineObject(const Napi::CallbackInfo& info)
@@ -246,10 +250,16 @@ void EngineObject::close_slot(const Napi::CallbackInfo& info) {
   thread_->post([host = host_, slot] { host->engine->close_slot(slot); });
 }
 
+// Loaded and not closed, so that the engine is there; a flag of its own is all that is touched.
+void EngineObject::hold(const Napi::CallbackInfo&) {
+  if (state_ == State::ready) host_->engine->hold(true);
+}
+
 Napi::Value EngineObject::step(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   require_ready(env);
   std::shared_ptr<StepTask> task = step_task(info);
+  host_->engine->hold(false);
   settlement_->begin(env);
   Ref();
   auto deferred = std::make_shared<Napi::Promise::Deferred>(Napi::Promise::Deferred::New(env));

@@ -14,6 +14,7 @@ namespace filigree::js {
 //   load(manifest, options, onProgress?) -> Promise<info>
 //   openSlot(slot, params, prompt, output, adapter?), closeSlot(slot)   take effect before the next step
 //   step(entries, tokens, blocks, copies, keepLogits) -> Promise<result>
+//   hold()                                                    of the step in flight: begin none after it
 //   close() -> Promise<void>                                  frees the model after the step in flight
 class EngineObject : public Napi::ObjectWrap<EngineObject> {
  public:
@@ -27,6 +28,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   Napi::Value close(const Napi::CallbackInfo& info);
   void open_slot(const Napi::CallbackInfo& info);
   void close_slot(const Napi::CallbackInfo& info);
+  void hold(const Napi::CallbackInfo& info);
 
   // What lives on the engine's thread.
   struct Host {

@@ -163,6 +163,7 @@ EngineOptions engine_options(const Field& options) {
   out.threads = static_cast<int>(options["threads"].integer_or(0, 0, 1024));
   out.isa = options["isa"].string_or("auto");
   out.deterministic = options["deterministic"].boolean_or(false);
+  if (!options["lookAhead"].absent()) out.look_ahead = options["lookAhead"].boolean_or(false);
   out.max_model_len = i32(options["maxModelLen"]);
   out.max_slots = i32(options["maxSlots"]);
   out.max_batched_tokens = i32(options["maxBatchedTokens"]);

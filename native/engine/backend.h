@@ -35,6 +35,8 @@ class Backend {
   // Most tokens of a forward() and most rows of a logits().
   uint32_t max_rows() const { return max_rows_; }
   uint32_t max_logit_rows() const { return max_logit_rows_; }
+  // forward() returns before the layers are computed.
+  bool asynchronous() const { return asynchronous_; }
 
   // One KV block over all layers; done before what is asked for next.
   virtual void copy_block(int32_t from, int32_t to) = 0;
@@ -49,6 +51,7 @@ class Backend {
  protected:
   BackendInfo info_;
   uint32_t max_rows_ = 0, max_logit_rows_ = 0;
+  bool asynchronous_ = false;
 };
 
 // Blocks of an arena of kv_bytes with blocks of so many bytes over all layers. Throws invalid_argument if not even one

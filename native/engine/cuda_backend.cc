@@ -130,6 +130,7 @@ class CudaBackend final : public Backend {
     info_.kv_blocks = fitting_blocks(block_bytes / ranks_, options);
     max_rows_ = std::min(kMostRows, static_cast<uint32_t>(options.max_batched_tokens));
     max_logit_rows_ = kMostLogitRows;
+    asynchronous_ = true;
     vocabulary_ = c.vocabulary;
     logits_ = cuda::PinnedBuffer(size_t{max_logit_rows_} * vocabulary_ * sizeof(float));
     const RopeFrequencies rope = build_rope_frequencies(c.rope, options.max_model_len);

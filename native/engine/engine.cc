@@ -90,6 +90,7 @@ Engine::Engine(const ModelDescription& model, const EngineOptions& options, cons
   info_.workspace_bytes = backend.workspace_bytes;
   info_.adapter_bytes = backend.adapter_bytes;
   info_.adapters = static_cast<int32_t>(options.adapters.size());
+  info_.look_ahead = options.look_ahead.value_or(backend_->asynchronous());
 }
 
 std::unique_ptr<Slot> Engine::make_slot(SamplingParams params, std::span<const int32_t> prompt,
@@ -215,8 +216,10 @@ void Engine::step(const StepRecord& record, StepResult& result) {
   chunks_.clear();
   logit_rows_.clear();
   pooled_rows_.clear();
+  result.ahead = static_cast<int32_t>(answer_ahead(record, result));
   order_entries(record);
   for (const uint32_t i : order_) {
+    if (ahead_rows_[i] >= 0) continue;
     const StepEntry& entry = record.entries[i];
     const Slot& slot = *slots_[static_cast<size_t>(entry.slot)];
     const uint32_t total = static_cast<uint32_t>(entry.tokens.size());
@@ -247,11 +250,59 @@ void Engine::step(const StepRecord& record, StepResult& result) {
     }
   }
   if (rows > 0) run_rows(record, result);
+  begin_next(record, result);
+}
+
+// Answers the entries that the step before has begun. Returns their number; those of them that are not asked for are dropped.
+uint32_t Engine::answer_ahead(const StepRecord& record, StepResult& result) {
+  uint32_t found = 0;
+  ahead_rows_.assign(record.entries.size(), -1);
+  for (uint32_t i = 0; i < record.entries.size() && !ahead_.empty(); ++i) {
+    const StepEntry& entry = record.entries[i];
+    const StepOutput& output = result.outputs[i];
+    if (!entry.sample || output.prompt_rows > 0 || output.pooled >= 0) continue;
+    ahead_rows_[i] = ahead_.find(entry);
+    if (ahead_rows_[i] < 0) continue;
+    logit_rows_.push_back({static_cast<uint32_t>(ahead_rows_[i]), i, -1, -1});
+    ++found;
+  }
+  ahead_.clear();
+  if (found > 0) answer_rows(record, result);
+  return found;
+}
+
+// Sends the tokens just drawn through the layers, so that the device computes while the answer is on its way and the next step is
+// being made.
+void Engine::begin_next(const StepRecord& record, const StepResult& result) {
+  if (!info_.look_ahead || held_.load(std::memory_order_relaxed)) return;
+  for (uint32_t i = 0; i < record.entries.size() && ahead_.rows().size() < backend_->max_rows(); ++i) {
+    const StepEntry& entry = record.entries[i];
+    const Slot& slot = *slots_[static_cast<size_t>(entry.slot)];
+    const int64_t position = int64_t{entry.position} + static_cast<int64_t>(entry.tokens.size());
+    // Under a constraint, tokens may be forced behind the drawn one.
+    if (!entry.next || result.outputs[i].token < 0 || slot.constraint || slot.adapter >= 0 ||
+        position >= info_.limits.max_model_len)
+      continue;
+    ahead_.add(entry, result.outputs[i].token);
+  }
+  if (ahead_.empty()) return;
+  for (const Ahead::Row& row : ahead_.rows())
+    chunks_.push_back({{&row.token, 1}, row.position, ahead_.blocks(row)});
+  try {
+    backend_->forward(chunks_);
+  } catch (const std::exception&) {
+    ahead_.clear();  // this step is answered; the next meets what is wrong by itself
+  }
+  chunks_.clear();
 }
 
 // Runs the chunks gathered so far and answers the rows that wait for logits.
 void Engine::run_rows(const StepRecord& record, StepResult& result) {
   backend_->forward(chunks_);
+  answer_rows(record, result);
+}
+
+void Engine::answer_rows(const StepRecord& record, StepResult& result) {
   masks_.wait();
   pool_rows(record, result);
   for (size_t begin = 0; begin < logit_rows_.size(); begin += backend_->max_logit_rows()) {

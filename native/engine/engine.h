@@ -1,10 +1,12 @@
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "base/thread_pool.h"
+#include "engine/ahead.h"
 #include "engine/backend.h"
 #include "engine/mask_prefetch.h"
 #include "engine/step.h"
@@ -22,6 +24,7 @@ struct EngineInfo {
   std::vector<std::string> warnings;
   uint64_t kv_bytes = 0, kv_bytes_per_token = 0, workspace_bytes = 0, adapter_bytes = 0;
   int32_t adapters = 0;
+  bool look_ahead = false;  // steps are begun before they are asked for
 };
 
 // What one request brings to its slot.
@@ -53,12 +56,19 @@ class Engine {
                                   int32_t adapter = -1) const;
 
   void open_slot(int32_t index, std::unique_ptr<Slot> slot) {
+    ahead_.forget(index);
     slots_[static_cast<size_t>(index)] = std::move(slot);
   }
-  void close_slot(int32_t index) { slots_[static_cast<size_t>(index)].reset(); }
+  void close_slot(int32_t index) {
+    ahead_.forget(index);
+    slots_[static_cast<size_t>(index)].reset();
+  }
 
-  // Computes a step. Throws invalid_argument, before anything has changed, if the record does not fit; a row whose logits are
-  // not finite fails alone, in its output.
+  // Whether the next step will have other entries than those announced: then none is begun for them. From any thread.
+  void hold(bool held) { held_.store(held, std::memory_order_relaxed); }
+
+  // Computes a step, and begins the next one for the entries marked as going on. Throws invalid_argument, before anything has
+  // changed, if the record does not fit; a row whose logits are not finite fails alone, in its output.
   void step(const StepRecord& record, StepResult& result);
 
  private:
@@ -79,7 +89,10 @@ class Engine {
   Engine(const ModelDescription& model, const EngineOptions& options, const LoadProgress& progress);
   void order_entries(const StepRecord& record);
   void lay_out(const StepRecord& record, StepResult& result);
+  uint32_t answer_ahead(const StepRecord& record, StepResult& result);
+  void begin_next(const StepRecord& record, const StepResult& result);
   void run_rows(const StepRecord& record, StepResult& result);
+  void answer_rows(const StepRecord& record, StepResult& result);
   void pool_rows(const StepRecord& record, StepResult& result);
   void finish_row(const LogitRow& row, const float* logits, int thread, const StepRecord& record,
                   StepResult& result);
@@ -94,6 +107,10 @@ class Engine {
   std::vector<std::unique_ptr<Slot>> slots_;
   std::vector<SampleWorkspace> sample_workspaces_;  // one a thread
   EngineInfo info_;
+
+  std::atomic<bool> held_ = false;
+  Ahead ahead_;
+  std::vector<int32_t> ahead_rows_;  // by entry: its row among those begun, or -1
 
   MaskPrefetch masks_;
   std::vector<grammar::Matcher*> constrained_;

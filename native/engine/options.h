@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,8 @@ struct EngineOptions {
   bool kv_at_most = false;       // nobody asked for so much: a device that has less takes what it has
   uint32_t tensor_parallel = 1;  // GPUs that share the model
   std::string gpu_plans;         // launch shapes that were measured (cuda/plan_table.h), or nothing
+  // Begin the next step's layers before this one is answered; where nothing is said, on a GPU, which computes meanwhile.
+  std::optional<bool> look_ahead;
   std::vector<AdapterDescription> adapters;
 };
 

@@ -22,6 +22,7 @@ void StepResult::clear() {
   pooled.clear();
   forced_tokens.clear();
   logits.clear();
+  ahead = 0;
 }
 
 void validate(const StepRecord& record, const StepLimits& limits) {

@@ -15,6 +15,7 @@ struct StepEntry {
   int32_t position = 0;             // of tokens[0] in its sequence
   std::span<const int32_t> blocks;  // physical blocks of positions 0 .. position + tokens.size() - 1
   bool sample = false;              // draw a token from the last position's logits
+  bool next = false;  // the drawn token is likely to be the next step's entry; `blocks` has room for it
 };
 
 struct BlockCopy {
@@ -57,6 +58,7 @@ struct StepResult {
   std::vector<float> pooled;  // [entries whose prompt ends here and is pooled][hidden]
   std::vector<int32_t> forced_tokens;
   std::vector<float> logits;  // [sampled entries][vocabulary] with keep_logits
+  int32_t ahead = 0;          // entries whose layers the step before had already begun
 
   void clear();
 };

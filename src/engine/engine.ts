@@ -90,7 +90,8 @@ export class Engine extends EventEmitter<EngineEvents> {
     if (cacheEventSeed !== undefined) this.journal = new CacheJournal(cacheEventSeed);
     const blocks = new BlockManager(runner.info.numBlocks, { prefixCache, journal: this.journal });
     const { maxNumSeqs, maxNumBatchedTokens } = this;
-    this.scheduler = new Scheduler({ maxNumSeqs, maxNumBatchedTokens }, blocks);
+    const { lookAhead = false } = runner.info;
+    this.scheduler = new Scheduler({ maxNumSeqs, maxNumBatchedTokens, lookAhead }, blocks);
   }
 
   /**
@@ -109,11 +110,14 @@ export class Engine extends EventEmitter<EngineEvents> {
     }
     const sequence = new Sequence(request, this.submitted++, this.info.maxModelLen);
     scheduler.add(sequence);
+    this.runner.holdBack?.();
     const generation = new Generation(request.id, {
       cancel: () => this.cancel(sequence),
       setPaused: (paused) => {
         sequence.paused = paused;
-        if (!paused) this.wake();
+        if (paused) return;
+        this.runner.holdBack?.();
+        this.wake();
       },
     });
     const arrival = request.arrival ?? performance.now();

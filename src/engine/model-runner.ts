@@ -100,6 +100,8 @@ export interface StepEntry {
   blockTable: Int32Array;
   /** Whether the last token's logits are sampled. */
   sample: boolean;
+  /** The sampled token is likely to be this slot's entry of the next step, and `blockTable` has room for it. */
+  next?: boolean;
 }
 
 export interface BlockCopy {
@@ -183,6 +185,8 @@ export interface RunnerInfo {
   kvBytesPerToken: number;
   loadMs: number;
   fromCache: boolean;
+  /** Steps are begun before they are asked for, where entries say what comes `next`. */
+  lookAhead?: boolean;
   /** Names of the LoRA adapters that requests may choose; absent: none. */
   adapters?: readonly string[];
 }
@@ -204,6 +208,8 @@ export interface ModelRunner {
     adapter?: string,
   ): void;
   closeSlot(slot: number): void;
+  /** The step after the one in flight will have other entries than announced as `next`. */
+  holdBack?(): void;
   /** One step at a time. Outputs stand in the order of `record.entries`. A rejection fails the whole step. */
   step(record: StepRecord): Promise<StepOutput[]>;
   /** After the step in flight, if any, has ended. */

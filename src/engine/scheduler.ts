@@ -28,6 +28,8 @@ export interface SchedulerConfig {
   maxNumSeqs: number;
   /** Tokens of one step. */
   maxNumBatchedTokens: number;
+  /** The runner begins steps ahead: say which entries go on, and give them room for that. */
+  lookAhead?: boolean;
 }
 
 export interface Schedule {
@@ -167,6 +169,7 @@ export class Scheduler {
       if (planned.copy !== null) schedule.record.copies.push(planned.copy);
       schedule.sequences.push(sequence);
     }
+    if (this.config.lookAhead) this.announce(schedule, plan);
     this.inFlight = schedule;
     return schedule;
   }
@@ -278,6 +281,27 @@ export class Scheduler {
       if (victim === sequence) return false;
     }
     return true;
+  }
+
+  /**
+   * Marks the entries that the next step repeats with the token they are about to get: where it can be foreseen that it
+   * will hold nothing else. Each has its block one token early; none is preempted for that.
+   */
+  private announce({ record, sequences }: Schedule, plan: Map<Sequence, Planned>): void {
+    const goOn = sequences.filter((sequence) => !sequence.ending);
+    if (this.waiting.length > 0 && (this.freeSlots.length > 0 || goOn.length < sequences.length)) return;
+    if (this.blocks.free <= this.running.length) return;
+    if (this.running.some((sequence) => !sequence.paused && !plan.has(sequence))) return;
+    const { entries } = record;
+    if (entries.some((entry, i) => !entry.sample || (sequences[i] as Sequence).request.sampling.constraint))
+      return;
+    entries.forEach((entry, i) => {
+      const sequence = sequences[i] as Sequence;
+      if (sequence.ending) return;
+      this.blocks.grow(sequence.table, sequence.length + 1);
+      entry.blockTable = sequence.table.view(sequence.length + 1);
+      entry.next = true;
+    });
   }
 
   private admit(plan: Map<Sequence, Planned>, tokenBudget: number): Sequence[] {

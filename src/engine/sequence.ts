@@ -107,6 +107,11 @@ export class Sequence {
     return this.outputLength >= this.request.maxTokens || this.length >= this.maxModelLen;
   }
 
+  /** The next token is its last, whatever it is. */
+  get ending(): boolean {
+    return this.outputLength + 1 >= this.request.maxTokens || this.length + 1 >= this.maxModelLen;
+  }
+
   append(token: number): void {
     if (this.length === this.ids.length) {
       const grown = new Int32Array(Math.min(this.length * 2, this.maxModelLen + 1));

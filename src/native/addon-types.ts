@@ -30,6 +30,8 @@ export interface NativeEngineOptions {
   threads: number;
   isa: string;
   deterministic?: boolean;
+  /** Begin the next step before this one is answered; left out: on a GPU. */
+  lookAhead?: boolean;
   /** GPUs that share the model; 1 unless said. */
   tensorParallel?: number;
   maxModelLen: number;
@@ -86,6 +88,8 @@ export interface NativeStepResult {
   forcedTokens: Int32Array;
   /** [sampled entries][vocabulary], only with `keepLogits`. */
   logits: Float32Array;
+  /** Entries that the step before had begun. */
+  ahead: number;
   /** Milliseconds the step took on the engine's thread. */
   computeMs: number;
 }
@@ -105,8 +109,10 @@ export interface NativeEngine {
     adapter?: number,
   ): void;
   closeSlot(slot: number): void;
+  /** The step after the one in flight will have other entries than announced: it is not begun ahead. */
+  hold(): void;
   /**
-   * @param entries five numbers each: slot, position, number of tokens, number of blocks, 1 to sample
+   * @param entries five numbers each: slot, position, number of tokens, number of blocks, 1 to sample (2: and likely to go on)
    * @param tokens of all entries, one after the other
    * @param blocks of all entries, one after the other
    * @param copies two numbers each: from, to

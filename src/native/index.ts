@@ -64,6 +64,8 @@ export interface NativeOptions {
   isa?: string | undefined;
   /** On a GPU: a row of logits does not depend on the rows beside it, bit for bit. On the CPU it never does. */
   deterministic?: boolean | undefined;
+  /** Begin the next step before this one is answered; on a GPU unless said. */
+  lookAhead?: boolean | undefined;
   /** GPUs that share the model; 1 unless said. */
   tensorParallel?: number | undefined;
   maxModelLen?: number | undefined;
@@ -109,6 +111,7 @@ export async function loadNativeRunner(
         threads: options.threads ?? 0,
         isa,
         deterministic: options.deterministic ?? false,
+        ...(options.lookAhead !== undefined && { lookAhead: options.lookAhead }),
         tensorParallel: options.tensorParallel ?? 1,
         maxModelLen,
         maxSlots: options.maxSlots,

@@ -15,6 +15,8 @@ export class NativeRunner implements ModelRunner {
   private readonly withLogprobs = new Set<number>();
   private closing: Promise<void> | null = null;
   computeMs = 0;
+  /** Entries of the last step that the one before had begun. */
+  ahead = 0;
 
   constructor(
     private readonly engine: NativeEngine,
@@ -39,6 +41,10 @@ export class NativeRunner implements ModelRunner {
     // Requests that end because the engine did still close their slots.
     if (this.closing === null) this.engine.closeSlot(slot);
     this.withLogprobs.delete(slot);
+  }
+
+  holdBack(): void {
+    if (this.closing === null) this.engine.hold();
   }
 
   async step(record: StepRecord): Promise<StepOutput[]> {
@@ -69,6 +75,7 @@ export class NativeRunner implements ModelRunner {
     try {
       const result = await this.engine.step(entries, tokens, blocks, copies, keepLogits);
       this.computeMs = result.computeMs;
+      this.ahead = result.ahead;
       return result;
     } catch (error) {
       throw stepError(error);

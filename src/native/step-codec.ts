@@ -40,7 +40,7 @@ export function flatten(record: StepRecord): FlatRecord {
     entries[at++] = entry.position;
     entries[at++] = entry.tokens.length;
     entries[at++] = entry.blockTable.length;
-    entries[at++] = entry.sample ? 1 : 0;
+    entries[at++] = entry.sample ? (entry.next ? 2 : 1) : 0;
     tokens.set(entry.tokens, token);
     blocks.set(entry.blockTable, block);
     token += entry.tokens.length;

@@ -103,11 +103,15 @@ const models = [
     ...{ budgets: [17, 29, 64, 512], distinct: 24, total: 3000 },
   },
   {
+    ...{ name: 'the same model, steps begun ahead', path: TINY, without: null, lookAhead: true },
+    ...{ budgets: [17, 64, 512], distinct: 24, total: 1500 },
+  },
+  {
     ...{ name: 'SmolLM2-135M-Instruct', path: SMOLLM2, without: missing(SMOLLM2) },
     ...{ budgets: [17, 64], distinct: 8, total: 30 },
   },
 ];
-for (const { name, path, without, budgets, distinct, total } of models)
+for (const { name, path, without, budgets, distinct, total, lookAhead } of models)
   describe.skipIf(without)(`The engine on ${name}${without ? ` (${without})` : ''}`, () => {
     let runner: NativeRunner;
     beforeAll(async () => {
@@ -121,6 +125,7 @@ for (const { name, path, without, budgets, distinct, total } of models)
         maxSlots: SEQUENCES,
         maxBatchedTokens: 512,
         packedCache: false,
+        lookAhead,
       });
     });
     afterAll(() => runner?.close());

@@ -20,6 +20,7 @@ interface Case {
   prefixCache: boolean;
   cancels: number;
   failures: number;
+  lookAhead?: boolean;
 }
 
 const base = {
@@ -39,6 +40,10 @@ const cases: Case[] = [
   { ...base, seed: 5, numBlocks: 11, slots: 8, cancels: 0.1 },
   { ...base, seed: 6, numBlocks: 200, slots: 3 },
   { ...base, seed: 7, slots: 1 },
+  { ...base, seed: 8, numBlocks: 80, lookAhead: true },
+  { ...base, seed: 9, numBlocks: 80, cancels: 0.2, failures: 0.02, lookAhead: true },
+  { ...base, seed: 10, numBlocks: 11, slots: 8, cancels: 0.1, lookAhead: true },
+  { ...base, seed: 11, numBlocks: 200, lookAhead: true, budget: 512 },
   ...[1, 2, 3, 7, 16, 17, 31, 100, 512].map((budget) => ({
     ...base,
     seed: 100 + budget,
@@ -72,6 +77,7 @@ async function run(config: Case): Promise<{ outcomes: Outcome[]; engine: Engine;
     maxSlots: config.slots,
     maxBatchedTokens: config.budget,
     maxModelLen: 160,
+    lookAhead: config.lookAhead ?? false,
     beforeStep: async () => {
       if (next() < 0.3) await new Promise((resolve) => setImmediate(resolve));
       if (next() < config.failures) throw new Error('injected');
@@ -198,6 +204,8 @@ describe('Scheduler under random load', () => {
     hits += stats.prefixHits;
     expect(stats).toMatchObject({ running: 0, waiting: 0, waitingTokens: 0, usedBlocks: 0 });
     expect(runner.slots.size).toBe(0);
+    expect(runner.ahead > 0).toBe(config.lookAhead ?? false);
+    expect(runner.foreseen).toBeGreaterThanOrEqual(runner.ahead * (config.cancels > 0 ? 0.6 : 0.9));
     expect(runner.largestStep).toBeLessThanOrEqual(config.budget);
     expect(engine.healthy()).toBe(true);
     engine.check();

@@ -22,6 +22,8 @@ export interface FakeOptions {
   /** The row whose context ends with this token fails, with `poisonError` (values that are not finite, unless said). */
   poison?: number;
   poisonError?: RowError;
+  /** Computes what is announced as `next` before the step returns, as a GPU does meanwhile. */
+  lookAhead?: boolean;
 }
 
 interface Slot {
@@ -43,8 +45,14 @@ export class FakeRunner implements ModelRunner {
   largestStep = 0;
   computedTokens = 0;
   copies = 0;
+  /** Tokens computed before they were asked for, and those of them that the next step asked for. */
+  ahead = 0;
+  foreseen = 0;
   closed = false;
   private running = false;
+  private held = false;
+  /** By slot: position and token of what was computed ahead. */
+  private begun = new Map<number, string>();
   /** Token at each place of the arena, and the hash of the history up to and including it. */
   private readonly arena: Int32Array;
   private readonly chain: Int32Array;
@@ -74,6 +82,7 @@ export class FakeRunner implements ModelRunner {
       kvBytesPerToken: 0,
       loadMs: 0,
       fromCache: false,
+      lookAhead: options.lookAhead ?? false,
     };
   }
 
@@ -89,9 +98,14 @@ export class FakeRunner implements ModelRunner {
     if (!this.slots.delete(slot)) throw new Error(`slot ${slot} is not open`);
   }
 
+  holdBack(): void {
+    this.held = true;
+  }
+
   async step(record: StepRecord): Promise<StepOutput[]> {
     if (this.running) throw new Error('two steps at once');
     this.running = true;
+    this.held = false;
     // The record's arrays are views: what a native runner would copy at the call is copied here.
     const entries = record.entries.map((entry) => ({
       ...entry,
@@ -112,7 +126,13 @@ export class FakeRunner implements ModelRunner {
         this.chain.copyWithin(to * BLOCK_SIZE, from * BLOCK_SIZE, (from + 1) * BLOCK_SIZE);
       }
       this.verifyWrites(entries);
-      return entries.map((entry) => this.compute(entry));
+      for (const { slot, position, tokens } of entries) {
+        if (this.begun.get(slot) === `${position} ${tokens}`) this.foreseen++;
+      }
+      this.begun.clear();
+      const outputs = entries.map((entry) => this.compute(entry));
+      if (!this.held) entries.forEach((entry, i) => void this.begin(entry, outputs[i]!.token));
+      return outputs;
     } finally {
       this.running = false;
     }
@@ -127,11 +147,13 @@ export class FakeRunner implements ModelRunner {
   private verifyWrites(entries: StepRecord['entries']): void {
     const written = new Map<number, number>();
     const slots = new Set<number>();
-    for (const { slot, position, tokens, blockTable } of entries) {
+    for (const { slot, position, tokens, blockTable, next } of entries) {
       if (slots.has(slot)) throw new Error(`slot ${slot} has two entries`);
       slots.add(slot);
       if (tokens.length === 0) throw new Error('an entry without tokens');
-      if (blockTable.length !== Math.ceil((position + tokens.length) / BLOCK_SIZE)) {
+      const room = position + tokens.length + (next ? 1 : 0);
+      if (next && !this.options.lookAhead) throw new Error('nobody asked what comes next');
+      if (blockTable.length !== Math.ceil(room / BLOCK_SIZE)) {
         throw new Error('the block table does not fit the positions');
       }
       for (let p = position; p < position + tokens.length; p++) {
@@ -147,6 +169,17 @@ export class FakeRunner implements ModelRunner {
           throw new Error(`block ${block} is read and written`);
       }
     }
+  }
+
+  /** Writes the keys and values of a token just sampled, whether or not it will be asked for. */
+  private begin({ slot, position, tokens, blockTable, next }: StepRecord['entries'][number], token: number) {
+    if (!next || token < 0) return;
+    const p = position + tokens.length;
+    const at = blockTable[Math.floor(p / BLOCK_SIZE)]! * BLOCK_SIZE + (p % BLOCK_SIZE);
+    this.arena[at] = token;
+    this.chain[at] = historyHash(this.slots.get(slot)!.history, p + 1);
+    this.begun.set(slot, `${p} ${token}`);
+    this.ahead++;
   }
 
   private compute({ slot, tokens, position, blockTable, sample }: StepRecord['entries'][number]): StepOutput {
