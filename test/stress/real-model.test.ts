@@ -111,7 +111,7 @@ const models = [
     ...{ budgets: [17, 64], distinct: 8, total: 30 },
   },
 ];
-for (const { name, path, without, budgets, distinct, total, lookAhead } of models)
+for (const { name, path, without, budgets, distinct, total, ...options } of models)
   describe.skipIf(without)(`The engine on ${name}${without ? ` (${without})` : ''}`, () => {
     let runner: NativeRunner;
     beforeAll(async () => {
@@ -125,7 +125,7 @@ for (const { name, path, without, budgets, distinct, total, lookAhead } of model
         maxSlots: SEQUENCES,
         maxBatchedTokens: 512,
         packedCache: false,
-        lookAhead,
+        ...options,
       });
     });
     afterAll(() => runner?.close());
