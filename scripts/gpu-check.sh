@@ -10,7 +10,8 @@
 #     parallel  two GPUs and NCCL: a divided model against the whole one, and the speed of both (libnccl.so.2 in LD_LIBRARY_PATH)
 #     kv        decoding of 1 and 16 sequences with an f16, i8 and fp8 cache
 #     tune      launch shapes of Llama-2-7B's shape (SHAPE) timed and kept in a cache folder of its own, then decoding with them
-#     serve     `serve --device cuda` (DEVICE) of Llama-2-7B's shape (SHAPE), with an f16 cache (KV), under `bench serve`, dense and sparse
+#     serve     `serve --device cuda` (DEVICE) of Llama-2-7B's shape (SHAPE), with an f16 cache (KV: one or several), under `bench serve`,
+#               dense and sparse (ROWS, of: dense bf16 i8 i4 deterministic), then, with an f16 cache, the i8 row with no step begun ahead
 #     torch     a decode loop of 7B in PyTorch and one CUDA graph, for `serve` to be compared with (PYTHON, python3 unless set)
 #     bench     linear kernels against cuBLAS (BENCH_TUNE=1: the best launch of all beside the planned one)
 #     sanitize  compute-sanitizer, memcheck and racecheck, on a small part of the kernels
@@ -98,10 +99,10 @@ sanitize() {
 
 # One server, then its loads: prompts of about 512 tokens, 128 tokens of an answer, 1 and 16 clients.
 serve_row() { # name, share of zeros, flags of serve...
-  local name=$1 zeros=$2 file="$SCRATCH/$SHAPE-$2.gguf" start=$SECONDS pid url clients
-  shift 2
+  local name=$1 zeros=$2 kv=$3 file="$SCRATCH/$SHAPE-$2.gguf" start=$SECONDS pid url clients
+  shift 3
   [ -e "$file" ] || "$NODE" dist/src/main.js bench gguf "$file" --shape "$SHAPE" --type q8_0 --sparsity "$zeros" || return
-  "$NODE" dist/src/main.js serve "$file" --device "${DEVICE:-cuda}" --port 0 --max-num-seqs 16 --max-model-len 1024 --kv-memory 10GiB --kv "${KV:-f16}" \
+  "$NODE" dist/src/main.js serve "$file" --device "${DEVICE:-cuda}" --port 0 --max-num-seqs 16 --max-model-len 1024 --kv-memory 10GiB --kv "$kv" \
     --no-prefix-cache --no-packed-cache --log-level warn "$@" >"$SCRATCH/ready" 2>&1 &
   pid=$!
   for _ in $(seq 240); do
@@ -110,7 +111,7 @@ serve_row() { # name, share of zeros, flags of serve...
     kill -0 $pid 2>/dev/null || break
     sleep 0.5
   done
-  echo "== $name: ready after $((SECONDS - start)) s"
+  echo "== $name, $kv cache: ready after $((SECONDS - start)) s"
   cat "$SCRATCH/ready"
   if [ -n "$url" ]; then
     # The first answers capture graphs and load kernels.
@@ -129,11 +130,17 @@ serve() {
   local status=0
   # A random vocabulary spells words in bytes: nine tokens for each of these.
   "$NODE" -e 'for (let i = 0; i < 64; i++) console.log(Array.from({ length: 57 }, (_, j) => `w${10000 + ((i * 7919 + j * 104729) % 89999)}`).join(" "))' >"$SCRATCH/prompts"
-  serve_row "dense bf16" 0 --weights bf16 || status=1
-  serve_row "70 % zeros, bf16" 0.7 --weights bf16 || status=1
-  serve_row "70 % zeros, i8" 0.7 --weights i8 || status=1
-  serve_row "70 % zeros, i4" 0.7 --weights i4 || status=1
-  serve_row "70 % zeros, bf16, deterministic" 0.7 --weights bf16 --deterministic || status=1
+  local row kv
+  for kv in ${KV:-f16}; do
+    for row in ${ROWS:-dense bf16 i8 i4 deterministic}; do
+      case $row in
+        dense) serve_row "dense bf16" 0 "$kv" --weights bf16 ;;
+        deterministic) serve_row "70 % zeros, bf16, deterministic" 0.7 "$kv" --weights bf16 --deterministic ;;
+        *) serve_row "70 % zeros, $row" 0.7 "$kv" --weights "$row" ;;
+      esac || status=1
+    done
+    [ "$kv" = f16 ] && { FILIGREE_LOOK_AHEAD=0 serve_row "70 % zeros, i8, no step begun ahead" 0.7 "$kv" --weights i8 || status=1; }
+  done
   rm -f "$SCRATCH/$SHAPE"-*.gguf
   return $status
 }

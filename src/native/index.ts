@@ -97,6 +97,8 @@ export async function loadNativeRunner(
   const isa = options.isa ?? process.env.FILIGREE_ISA ?? 'auto';
   checkIsa(isa, addon.cpuInfo());
   const maxModelLen = options.maxModelLen ?? manifest.config.maxPositionEmbeddings;
+  // To measure what it gains.
+  const lookAhead = options.lookAhead ?? (process.env.FILIGREE_LOOK_AHEAD === '0' ? false : undefined);
   const engine = new addon.Engine();
   const started = performance.now();
   try {
@@ -111,7 +113,7 @@ export async function loadNativeRunner(
         threads: options.threads ?? 0,
         isa,
         deterministic: options.deterministic ?? false,
-        ...(options.lookAhead !== undefined && { lookAhead: options.lookAhead }),
+        ...(lookAhead !== undefined && { lookAhead }),
         tensorParallel: options.tensorParallel ?? 1,
         maxModelLen,
         maxSlots: options.maxSlots,
