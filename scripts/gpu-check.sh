@@ -18,6 +18,8 @@
 #     suite     engine and server tests with FILIGREE_TEST_DEVICE=cuda
 #     e2e       the program's tests likewise; they need a real model (FILIGREE_TEST_MODEL)
 #
+# SLOW=2 gives each twice its time (where others run beside it), KEEP=1 leaves what `serve` loads for its next run.
+#
 # Needs CMake, Ninja, nvcc 13, a C++20 compiler, node (NODE names another), node_modules, and dist (npm run build). Logs and figures
 # go to $OUT (gpu-check/ unless set), files of gigabytes to $SCRATCH (a temporary folder).
 set -u
@@ -32,7 +34,7 @@ mkdir -p "$OUT"
 programs=build/test-cuda
 
 stage() { # name, seconds, command...
-  local name=$1 limit=$2 start=$SECONDS status
+  local name=$1 limit=$(($2 * ${SLOW:-1})) start=$SECONDS status
   shift 2
   export -f build layers kernels models parallel kv tune serve serve_row torch bench sanitize suite e2e vitest
   export OUT SCRATCH NODE PYTHON SHAPE programs
@@ -141,7 +143,7 @@ serve() {
     done
     [ "$kv" = f16 ] && { FILIGREE_LOOK_AHEAD=0 serve_row "70 % zeros, i8, no step begun ahead" 0.7 "$kv" --weights i8 || status=1; }
   done
-  rm -f "$SCRATCH/$SHAPE"-*.gguf
+  [ -n "${KEEP:-}" ] || rm -f "$SCRATCH/$SHAPE"-*.gguf
   return $status
 }
 
