@@ -18,7 +18,7 @@
 #     suite     engine and server tests with FILIGREE_TEST_DEVICE=cuda
 #     e2e       the program's tests likewise; they need a real model (FILIGREE_TEST_MODEL)
 #
-# SLOW=2 gives each twice its time (where others run beside it), KEEP=1 leaves what `serve` loads for its next run.
+# SLOW=2 gives each twice its time (where others run beside it), UNTIL (seconds of `date +%s`) ends all, KEEP=1 leaves what `serve` loads for its next run.
 #
 # Needs CMake, Ninja, nvcc 13, a C++20 compiler, node (NODE names another), node_modules, and dist (npm run build). Logs and figures
 # go to $OUT (gpu-check/ unless set), files of gigabytes to $SCRATCH (a temporary folder).
@@ -34,8 +34,11 @@ mkdir -p "$OUT"
 programs=build/test-cuda
 
 stage() { # name, seconds, command...
-  local name=$1 limit=$(($2 * ${SLOW:-1})) start=$SECONDS status
+  local name=$1 limit=$(($2 * ${SLOW:-1})) left start=$SECONDS status
   shift 2
+  left=$((${UNTIL:-9999999999} - $(date +%s)))
+  [ $limit -gt $left ] && limit=$left
+  [ $limit -lt 10 ] && { echo "$name: not run, there was no time left" | tee -a "$OUT/summary.txt"; return; }
   export -f build layers kernels models parallel kv tune serve serve_row torch bench sanitize suite e2e vitest
   export OUT SCRATCH NODE PYTHON SHAPE programs
   timeout -k 5 "$limit" bash -c "$*" >"$OUT/$name.log" 2>&1
@@ -93,7 +96,7 @@ sanitize() {
   for tool in memcheck racecheck; do
     for program in layers kernels; do
       echo "== $tool, $program"
-      timeout 150 compute-sanitizer --tool $tool --error-exitcode 9 $programs/filigree_cuda_${program}_test --quick || status=$?
+      timeout --foreground 150 compute-sanitizer --tool $tool --error-exitcode 9 $programs/filigree_cuda_${program}_test --quick || status=$?
     done
   done
   return $status
