@@ -12,7 +12,8 @@ class Mixture:
 
     streams: name -> int32 ids on the device, this process's share. weights: name -> share of the windows. spec: length, seed, and
     the weights of the loss: kd; ce, by stream; avoid, by stream: that of unlikelihood, which takes the place of the others where
-    a text only repeats itself. remembered: name -> [windows, length, hidden] of the teacher, or None.
+    a text only repeats itself; each a number, or [at the start, at the end] of the run. remembered: name ->
+    [windows, length, hidden] of the teacher, on the device or in the host's memory, or None.
     """
 
     def __init__(self, streams: dict, weights: dict[str, float], spec: dict, remembered=None):
@@ -33,13 +34,15 @@ class Mixture:
         self.order = {n: empty if n in streams else self.order.get(n, empty) for n in self.names}
         self.drawn = {n: 0 for n in self.names} | self.drawn
 
-    def _weight(self, kind: str, name: str) -> float:
+    def _weight(self, kind: str, name: str, done: float) -> float:
         given = self.spec.get(kind, 0.0)
-        return given.get(name, given.get('other', 0.0)) if isinstance(given, dict) else given
+        value = given.get(name, given.get('other', 0.0)) if isinstance(given, dict) else given
+        first, last = value if isinstance(value, list) else (value, value)
+        return first + (last - first) * done
 
-    def next(self, batch: int):
+    def next(self, batch: int, done: float = 0.0):
         """ids [batch, length], next ids, weights of the loss kd, ce and avoid per token [3, batch * length], the teacher's states
-        or None."""
+        or None. done: share of the run."""
         picks = torch.multinomial(self.weights, batch, replacement=True, generator=self.generator)
         rows, states, weights = [], [], []
         for number, count in enumerate(torch.bincount(picks, minlength=len(self.names)).tolist()):
@@ -51,11 +54,11 @@ class Mixture:
                 fresh = torch.randperm(windows, generator=self.generator)
                 self.order[name] = torch.cat([self.order[name], fresh])
             chosen, self.order[name] = self.order[name][:count], self.order[name][count:]
+            if self.remembered is not None:
+                states.append(gather(self.remembered[name], chosen))
             chosen = chosen.to(DEVICE, non_blocking=True)
             rows.append(self.streams[name][(chosen * self.length)[:, None] + self.span[None]].long())
-            if self.remembered is not None:
-                states.append(self.remembered[name][chosen])
-            weights += [[self._weight(kind, name) for kind in ('kd', 'ce', 'avoid')]] * count
+            weights += [[self._weight(kind, name, done) for kind in ('kd', 'ce', 'avoid')]] * count
             self.drawn[name] += count * self.length
         window = torch.cat(rows)
         kd, ce, avoid = torch.tensor(weights).to(DEVICE, non_blocking=True).t()[:, :, None]
@@ -73,11 +76,19 @@ class Mixture:
         self.drawn = state['drawn']
 
 
+def gather(states: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """states[chosen] on the device; chosen is on the host. From the host's memory the copy goes on beside the step before."""
+    if states.device.type == DEVICE:
+        return states[chosen.to(DEVICE, non_blocking=True)]
+    return states[chosen].pin_memory().to(DEVICE, non_blocking=True)
+
+
 @torch.no_grad()
-def remember(llama, teacher: dict, stream: torch.Tensor, length: int, batch: int) -> torch.Tensor:
-    """The teacher's final hidden states of every window of a stream: read again each epoch, they save a fifth of the arithmetic."""
+def remember(llama, teacher: dict, stream: torch.Tensor, length: int, batch: int, device=DEVICE) -> torch.Tensor:
+    """The teacher's final hidden states of every window of a stream: read again each epoch, they save a fifth of the arithmetic.
+    device: where they are kept."""
     windows = (len(stream) - 1) // length
-    out = torch.empty(windows, length, llama.config.hidden, dtype=COMPUTE, device=DEVICE)
+    out = torch.empty(windows, length, llama.config.hidden, dtype=COMPUTE, device=device)
     ids = stream[: windows * length].view(windows, length)
     for start in range(0, windows, batch):
         part = ids[start : start + batch].long()

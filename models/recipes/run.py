@@ -2,7 +2,8 @@
 
 Each finished stage leaves a folder in DIR and is skipped the next time, training resumes from its last checkpoint (if the recipe
 sets checkpoint_seconds), and DIR/results.jsonl collects every number. DIR/control.json, if present, overrides numbers of a coming
-stage, e.g. {"train70": {"tokens": 2e8}}, or {"train_until": unix time} lets the stages share the time until then. Inputs in DIR:
+stage, e.g. {"train70": {"tokens": 2e8}}, or {"train_until": unix time} lets the stages share the time until then, and may be
+moved while they run. Inputs in DIR:
 model.gguf, eval.npz, seeds.npz, tokens.npz, finetune.npz (may arrive while it runs).
 """
 
@@ -87,11 +88,17 @@ class Run:
         spec, began, self.remembered = self.recipe['train'], time.time(), None
         if spec.get('remember', True):
             self.remembered = {name: self.remember(self.streams[name]) for name in spec['mix'] if name in self.streams}
-            self.log(f'remembered in {time.time() - began:.1f} s, {memory()}')
+            hosted = [name for name, states in self.remembered.items() if states.device.type != DEVICE]
+            self.log(f'remembered in {time.time() - began:.1f} s, {memory()}, in the host: {hosted}')
 
     def remember(self, stream):
-        spec = self.recipe['train']
-        return remember(self.trainer.plain, self.teacher, stream, spec['length'], spec['batch'])
+        """The teacher's states, in the host's memory if the GPU would have less than the recipe's reserve (GiB) left."""
+        spec, place = self.recipe['train'], DEVICE
+        if DEVICE == 'cuda' and spec.get('reserve'):
+            free = torch.cuda.get_device_properties(0).total_memory - torch.cuda.memory_allocated()
+            fits = len(stream) * self.config.hidden * COMPUTE.itemsize < free - spec['reserve'] * 2**30
+            place = DEVICE if fits else 'cpu'
+        return remember(self.trainer.plain, self.teacher, stream, spec['length'], spec['batch'], place)
 
     def calibration(self, parts: int) -> torch.Tensor:
         """[windows / parts, length] of the recipe's mix, from this process's streams."""
@@ -143,12 +150,18 @@ class Run:
     def train(self, name: str, params: dict) -> dict:
         stages = self.recipe['stages']
         spec = self.recipe['train'] | stages[name] | (self.control(name) or {})
-        until = self.control('train_until')  # a lease that ends: its seconds are shared out among the stages left
-        if until and not spec.get('tokens'):
+        more, interludes = {}, []
+        if self.control('train_until') and not spec.get('tokens'):  # a lease that ends: the stages left share its seconds
             left = [s['share'] for n, s in stages.items() if not self.file(n).exists()]
-            seconds = parallel.from_first(until - time.time() - 12 * (len(left) - 1))
-            spec['seconds'] = max(1.0, seconds * spec['share'] / sum(left))
-        interludes = []
+            now = parallel.from_first(time.time())
+
+            def ends():
+                seconds = self.control('train_until') - now - 12 * (len(left) - 1)
+                return now + max(1.0, seconds * spec['share'] / sum(left))
+
+            more['ends'] = ends
+        if spec.get('export_seconds') and parallel.RANK == 0:
+            more['export'] = lambda student: self.export(name, student)
         if spec.get('own'):
             spec['interlude_grid'], spec['interlude_seconds'] = spec['own']['grid'], spec['own']['seconds']
             interludes = [
@@ -156,7 +169,7 @@ class Run:
             ]
         resume = str(self.file(f'{name}.resume')) if spec.get('checkpoint_seconds') else None
         result = self.trainer.run(
-            name, params, self.streams, spec, resume, remembered=self.remembered, interludes=interludes
+            name, params, self.streams, spec, resume, remembered=self.remembered, interludes=interludes, **more
         )
         digest = checkpoint.mask_digest(self.config, result)
         self.log(f'{name}: masks sha256 {digest}', record={'masks': name, 'sha256': digest})
@@ -169,10 +182,21 @@ class Run:
         parallel.barrier()
         return result
 
+    def export(self, name: str, student: dict):
+        """The weights of the moment as i8 codes, in the place of those written before: for a run that may be cut off."""
+        began, path = time.time(), self.file(f'{name}.i8.safetensors')
+        checkpoint.save_codes(path.with_suffix('.partial'), self.config, student, 'i8')
+        path.with_suffix('.partial').replace(path)
+        self.log(f'{path.name} written in {time.time() - began:.1f} s')
+
     def own_chats(self, student, spec, number):
+        """Fresh chats of the student, beside those that it wrote earlier in this stage."""
+        if DEVICE == 'cuda':
+            torch.cuda.empty_cache()
         settings = spec['own'] | {'seed': spec['seed'] + 100 * number}
-        ids = own_chats(self.config, student, self.questions, self.seeds, settings, self.log)
-        stream = torch.from_numpy(ids.ravel().astype(np.int32)).to(DEVICE)
+        fresh = own_chats(self.config, student, self.questions, self.seeds, settings, self.log)
+        self.written = np.concatenate([self.written, fresh]) if number else fresh
+        stream = torch.from_numpy(self.written.ravel().astype(np.int32)).to(DEVICE)
         states = {} if self.remembered is None else {'own_chat': self.remember(stream)}
         self.log(f'own chats, {memory()}')
         return {'own_chat': stream}, states, spec['own']['mix']

@@ -75,8 +75,10 @@ class Solver:
     def prune(self, weight, hessian, groups: list[tuple[int, int, float]]) -> torch.Tensor:
         """weight [rows, n], hessian XᵀX [n, n], groups (first row, last row, sparsity) -> pruned and corrected weight.
 
-        Within a group and a block of columns the weights of least w² / [U]ᵢᵢ² go, U the upper Cholesky factor of H⁻¹.
+        Within a group and a block of columns the weights of least w² / [U]ᵢᵢ² go, U the upper Cholesky factor of H⁻¹, before
+        them those that are zero already: corrections would bring them back.
         """
+        gone = weight == 0
         weight, hessian, n = weight.detach().float().clone(), hessian.clone(), weight.shape[1]
         index = torch.arange(n, device=weight.device)
         dead = hessian.diagonal() == 0
@@ -89,12 +91,14 @@ class Solver:
             end = min(start + self.block, n)
             columns, factor = weight[:, start:end].clone(), upper[start:end, start:end].contiguous()
             score = columns**2 / factor.diagonal()[None] ** 2
+            score[gone[:, start:end]] = -1
             remove = torch.zeros_like(score, dtype=torch.bool)
             for first, last, share in groups:
                 count = int(score[first:last].numel() * share)
                 if count:
                     threshold = score[first:last].flatten().sort()[0][count - 1]
                     remove[first:last] = score[first:last] <= threshold
+            remove |= gone[:, start:end]
             pruned, error = self._run_columns(columns, factor, remove)
             weight[:, start:end] = pruned
             weight[:, end:] -= error @ upper[start:end, end:]

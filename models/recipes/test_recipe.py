@@ -1,5 +1,7 @@
 """python -m pytest test_recipe.py (needs torch, numpy, safetensors): masks, rounding, files, allocation, licences."""
 
+import time
+
 import pytest
 import torch
 
@@ -220,6 +222,44 @@ def test_a_run_resumes_where_it_was(tmp_path):
     again = trainer.run('t', pruned, stream, SPEC | {'qat_from': 1.0}, path)
     for a, b in zip(tensors_of(whole), tensors_of(again)):
         assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_a_run_by_time_ends_in_time_and_exports_on_the_way(tmp_path):
+    dense, pruned = random_params(), pruned_params(0.5)
+    stream = {'x': torch.randint(0, 256, (2000,), dtype=torch.int32, device=DEVICE)}
+    records, exported, asked = [], [], []
+    trainer = Trainer(
+        CONFIG, tree_map(lambda t: t.to(COMPUTE), dense), lambda _, record=None: records.append(record), compiled=False
+    )
+    spec = {k: v for k, v in SPEC.items() if k != 'tokens'} | {'log_every': 2, 'export_seconds': 0}
+    began = time.time()
+
+    def ends():  # moved while the run goes on
+        asked.append(time.time())
+        return began + (60 if len(asked) < 3 else 2)
+
+    trained = trainer.run('t', pruned, stream, spec, ends=ends, export=lambda params: exported.append(sparsity(params)))
+    assert 1 < time.time() - began < 10
+    assert len(exported) > 2 and set(exported) == {sparsity(trained)} == {sparsity(pruned)}
+    with pytest.raises(ValueError, match='neither'):
+        trainer.run('t', pruned, stream, spec)
+
+
+def test_weights_of_the_loss_may_move_along_the_run():
+    stream = torch.arange(5, 205, dtype=torch.int32, device=DEVICE)
+    spec = {'length': 32, 'seed': 1, 'kd': 1.0, 'ce': {'y': 0.0, 'other': [0.2, 0.6]}}
+    data = Mixture({'x': stream}, {'x': 1.0}, spec)
+    for done, expected in ((0.0, 0.2), (0.5, 0.4), (1.0, 0.6)):
+        _, _, (kd, ce, _), _ = data.next(2, done)
+        assert (kd == 1).all() and torch.allclose(ce, torch.full_like(ce, expected))
+
+
+def test_zeros_stay_zeros_when_more_is_pruned():
+    once = pruned_params(0.5)
+    ids = torch.randint(0, 256, (8, 32), device=DEVICE)
+    further = sparsegpt(Llama(CONFIG), once, ids, allocate(CONFIG, 0.6, {'v': -0.1}, {0: -0.05}), batch=4)
+    assert abs(sparsity(further) - 0.6) < 0.005
+    assert all((b[a == 0] == 0).all() for a, b in zip(matrices_of(once), matrices_of(further)))
 
 
 def test_judges():

@@ -43,11 +43,13 @@ class Trainer:
         """Trains `params` and returns the trained copy. Their zeros are the mask, unless the spec has a search: then the mask is
         looked for first, and frozen.
 
-        spec: tokens (over all processes) or seconds, batch (of one process), length, lr, warmup, floor, mix, seed, kd, ce and avoid
-        (mixture.py), search (search.py), qat_from (share of the run after which weights are rounded), qat (weights: share of
-        the rounded steps).
+        spec: tokens (over all processes), unless `ends` is given, batch (of one process), length, lr, warmup, floor, mix, seed,
+        kd, ce and avoid (mixture.py), search (search.py), qat_from (share of the run after which weights are rounded), qat
+        (weights: share of the rounded steps).
         more: remembered, the teacher's states per stream (mixture.py); teacher, another than the dense model; interludes,
-        [(share of the run, function of the weights that returns further streams, their states and the mix from then on)].
+        [(share of the run, function of the weights that returns further streams, their states and the mix from then on)];
+        ends, a function that returns the time when the run shall be over, asked again and again; export, a function of the
+        weights, called about every export_seconds.
         """
         world, rank = (parallel.WORLD, parallel.RANK) if self.together else (1, 0)
         if DEVICE == 'cuda':
@@ -62,16 +64,18 @@ class Trainer:
         mask = search.mask if search else flat.mask(theta)
         data = Mixture(streams, spec['mix'], spec, more.get('remembered'))
         per_step = spec['batch'] * spec['length'] * world
-        total = max(2, round(spec.get('tokens', 0) / per_step)) if spec.get('tokens') else 10**9
+        total = max(2, round(spec['tokens'] / per_step)) if spec.get('tokens') else 10**9
+        if total == 10**9 and 'ends' not in more:
+            raise ValueError(f'{name}: neither tokens nor an end')
         interludes = sorted(more.get('interludes', []), key=lambda i: i[0])
         step = 0
         if checkpoint and os.path.exists(f'{checkpoint}.{rank}'):
             step = self._restore(f'{checkpoint}.{rank}', theta, mask, adam, data)
             search = search if search and step < spec['search']['until'] * total else None
             self.log(f'{name}: resumed at step {step}')
-        chooser = torch.Generator().manual_seed(spec['seed'] + 1)
-        began = last = saved = time.time()
-        ends, pace = began + spec.get('seconds', 0), math.inf
+        first, chooser = step, torch.Generator().manual_seed(spec['seed'] + 1)
+        began = last = saved = exported = time.time()
+        ends, pace = more.get('ends'), None
         sums, seen, history = torch.zeros(2, device=DEVICE), 0, []
         qat_from, log_every = spec.get('qat_from', 1.0), spec.get('log_every', 20)
         while step < total:
@@ -87,7 +91,7 @@ class Trainer:
             lr = spec['lr'] * schedule(step, total, spec['warmup'], spec['floor'])
             if total == 10**9:
                 lr = spec['lr'] * 0.2  # the first steps of a run by time, before its length is known
-            x, y, weights_of_loss, states = data.next(spec['batch'])
+            x, y, weights_of_loss, states = data.next(spec['batch'], min(1.0, step / total))
             grid, weights, llama = None, plain, self.plain
             if search:
                 if step % spec['search']['every'] == 0 and step:
@@ -128,16 +132,21 @@ class Trainer:
                 )
                 if not k < 50:
                     raise RuntimeError(f'{name} diverged at step {step}: lower lr')
-                if spec.get('seconds'):  # as many steps as fit, at the pace of the last ones; compiling now and then is none
-                    left = max(0.0, ends - now - spec.get('interlude_seconds', 0) * len(interludes))
-                    pace = min((now - last) / seen, 1.2 * pace)
-                    total = step + int(left / pace) if step > log_every else total
-                    total = parallel.from_first(total) if world > 1 else total
+                if ends and step > first + log_every:  # as many steps as fit; compiling now and then is no pace
+                    recent = (now - last) / seen
+                    pace = 0.8 * pace + 0.2 * min(recent, 1.2 * pace) if pace else recent
+                    left = max(0.0, ends() - now - spec.get('interlude_seconds', 0) * len(interludes))
+                    total = parallel.from_first(step + int(left / pace)) if world > 1 else step + int(left / pace)
+                if 'export' in more and now - exported > spec['export_seconds']:
+                    more['export'](tree_map(lambda t: t.detach(), flat.tree(theta)))
+                    exported = time.time()
                 sums.zero_()
                 seen, last = 0, time.time()
             if checkpoint and time.time() - saved > spec.get('checkpoint_seconds', 120):
                 self._save(f'{checkpoint}.{rank}', step, theta, mask, adam, data)
-                saved = last = time.time()
+                sums.zero_()
+                seen, saved = 0, time.time()
+                last = saved
         if not torch.equal(flat.mask(theta), mask):
             raise RuntimeError(f'{name}: a mask moved')
         self.log(
