@@ -39,6 +39,14 @@ int bits(const Field& field) {
   return static_cast<int>(bits);
 }
 
+PassPrecision pass_precision(const Field& field) {
+  const std::string name = field.string();
+  if (name == "f32") return PassPrecision::f32;
+  if (name == "bf16") return PassPrecision::bf16;
+  if (name == "i16") return PassPrecision::i16;
+  field.fail("one of f32, bf16, i16");
+}
+
 TokenWindows windows(const Field& field) {
   TokenWindows out;
   if (field.absent()) return out;
@@ -63,7 +71,7 @@ SessionOptions session_options(const Field& options) {
   SessionOptions out;
   out.threads = static_cast<int>(options["threads"].integer_or(0, 0, 1024));
   out.isa = options["isa"].string_or("auto");
-  out.bf16 = options["bf16"].boolean_or(false);
+  out.precision = pass_precision(options["precision"]);
   out.memory = static_cast<uint64_t>(options["memory"].integer_or(0, 0, kSafe));
   out.spill_folder = options["spillFolder"].string_or("");
   out.calibration = windows(options["calibration"]);

@@ -19,7 +19,7 @@ uint32_t columns_of(const ModelConfig& c, size_t input) {
 // Bytes of the largest layer's work, beside hidden states: values, packed weights, codes and encoded output, statistics, and the
 // solver's matrices (the damped Hessian, its factor in f64, an inverse, and once more scaled where ADMM runs, which keeps five inverses
 // of what several matrices read; six copies of the widest weight).
-uint64_t estimate_layer_bytes(const ModelConfig& c, bool bf16) {
+uint64_t estimate_layer_bytes(const ModelConfig& c, PassPrecision precision) {
   uint64_t weights = 0, widest = 0, grams = 0, largest_gram = 0;
   const uint64_t shapes[kLayerMatrices][2] = {{c.q_cols(), c.hidden},     {c.kv_cols(), c.hidden},
                                               {c.kv_cols(), c.hidden},    {c.hidden, c.q_cols()},
@@ -34,8 +34,8 @@ uint64_t estimate_layer_bytes(const ModelConfig& c, bool bf16) {
     grams += n * n * 4;
     largest_gram = std::max(largest_gram, n * n);
   }
-  return weights * (4 + (bf16 ? 2 : 4) + 4) + grams + largest_gram * 36 + uint64_t{c.hidden} * c.hidden * 20 +
-         widest * 24;
+  return weights * (4 + (precision == PassPrecision::f32 ? 4 : 2) + 4) + grams + largest_gram * 36 +
+         uint64_t{c.hidden} * c.hidden * 20 + widest * 24;
 }
 
 void require_finite(const DenseMatrix& m) {
@@ -68,13 +68,13 @@ Session::Session(const ModelDescription& model, SessionOptions options)
                                                      std::to_string(c.vocabulary));
     }
   }
-  layer_bytes_ = estimate_layer_bytes(c, options_.bf16);
+  layer_bytes_ = estimate_layer_bytes(c, options_.precision);
   const uint32_t longest = std::max({1u, options_.calibration.length, options_.held_out.length});
   uint32_t shortest = longest;
   for (const TokenWindows* windows : {&options_.calibration, &options_.held_out})
     if (windows->length > 0) shortest = std::min(shortest, windows->length);
-  runner_ =
-      std::make_unique<LayerRunner>(c, cpu_, pool_, longest, std::max(1u, 512 / shortest), options_.bf16);
+  runner_ = std::make_unique<LayerRunner>(c, cpu_, pool_, longest, std::max(1u, 512 / shortest),
+                                          options_.precision);
 }
 
 Session::~Session() = default;

@@ -22,7 +22,7 @@ struct TokenWindows {
 struct SessionOptions {
   int threads = 0;
   std::string isa = "auto";
-  bool bf16 = false;         // calibration passes in bf16
+  PassPrecision precision = PassPrecision::f32;
   uint64_t memory = 0;       // bytes to stay within where that is possible; 0 = no bound
   std::string spill_folder;  // for hidden states that do not fit
   TokenWindows calibration;

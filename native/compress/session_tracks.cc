@@ -123,7 +123,7 @@ void Session::collect(std::array<SolveInput, 4>& inputs, const Progress& progres
   for (size_t i = 0; i < 4; ++i)
     inputs[i] = SolveInput(std::make_unique<Statistics>(widths[i]), i % 2 == 0);  // q k v; gate up
   const auto gather = [&](TapPoint point, const float* x, size_t stride, uint32_t rows) {
-    inputs[static_cast<size_t>(point)].statistics->add(pool_, ops_, x, stride, rows, options_.bf16);
+    inputs[static_cast<size_t>(point)].statistics->add(pool_, ops_, x, stride, rows, options_.precision);
     return point != TapPoint::down;  // the dense layer's output is nobody's input
   };
   const LayerTap tap(gather);

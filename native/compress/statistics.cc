@@ -6,16 +6,20 @@
 namespace filigree {
 
 void Statistics::add(ThreadPool& pool, const GemmOps& ops, const float* x, size_t stride, uint32_t rows,
-                     bool bf16) {
-  add_gram(pool, ops, rows, cols_, x, stride, bf16, gram_.as<float>());
+                     PassPrecision precision) {
+  rows_ += rows;
+  if (precision == PassPrecision::i16)
+    return add_fixed_gram(pool, ops.fixed, rows, cols_, x, stride, panels_, gram_.as<float>(),
+                          largest_.data());
+  add_gram(pool, ops, rows, cols_, x, stride, precision == PassPrecision::bf16, gram_.as<float>());
   for (uint32_t r = 0; r < rows; ++r) {
     const float* row = x + r * stride;
     for (uint32_t c = 0; c < cols_; ++c) largest_[c] = std::max(largest_[c], std::fabs(row[c]));
   }
-  rows_ += rows;
 }
 
 void Statistics::finish() {
+  panels_ = {};
   float* h = gram_.as<float>();
   const float scale = rows_ == 0 ? 0.0f : 2.0f / static_cast<float>(rows_);
   constexpr uint32_t kTile = 64;  // both sides of the diagonal stay in the cache

@@ -4,6 +4,8 @@
 
 #include "base/aligned_buffer.h"
 #include "compress/product.h"
+#include "engine/fixed_product.h"
+#include "engine/layer_runner.h"
 
 namespace filigree {
 
@@ -14,7 +16,8 @@ class Statistics {
   explicit Statistics(uint32_t cols)
       : cols_(cols), gram_(size_t{cols} * cols * sizeof(float)), largest_(cols) {}
 
-  void add(ThreadPool& pool, const GemmOps& ops, const float* x, size_t stride, uint32_t rows, bool bf16);
+  void add(ThreadPool& pool, const GemmOps& ops, const float* x, size_t stride, uint32_t rows,
+           PassPrecision precision);
   // Mirrors the upper part to the lower and scales to 2 / rows, as SparseGPT has it. Once, after the last add().
   void finish();
   // The same inputs, column j divided by divisors[j].
@@ -29,6 +32,7 @@ class Statistics {
   uint64_t rows_ = 0;
   AlignedBuffer gram_;
   std::vector<float> largest_;
+  FixedPanels panels_;
 };
 
 }  // namespace filigree

@@ -34,6 +34,8 @@ class Activations {
     return {leftover_rows_.data(), leftover_count_.load(std::memory_order_relaxed)};
   }
   linear::Input input(const linear::Matrix& matrix) const;
+  const float* source() const { return source_; }
+  size_t source_stride() const { return source_stride_; }
 
  private:
   QuantizeOps ops_;

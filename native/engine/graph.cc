@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "engine/embedding.h"
+#include "engine/fixed_product.h"
 #include "kernels/linear/shares.h"
 
 namespace filigree {
@@ -109,6 +110,11 @@ void Graph::each_row(uint32_t rows, size_t cost_per_row, FunctionRef<void(uint32
 
 void Graph::project(const Projection& projection, uint32_t rows, float* out, size_t stride,
                     FunctionRef<void(uint32_t, uint32_t, int)> finish) {
+  if (projection.fixed != nullptr) {
+    projection.fixed->run(pool_, activations_.source(), activations_.source_stride(), rows, out, stride,
+                          finish);
+    return;
+  }
   const uint64_t work = projection.bytes() * (1 + rows / 4);
   const int threads = threads_for(work, kWeightBytesPerThread, pool_.size());
   for (std::atomic<uint32_t>& next : next_chunk_) next.store(0, std::memory_order_relaxed);

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "engine/fixed_product.h"
 #include "engine/interleaved_rows.h"
 #include "formats/pack.h"
 
@@ -38,14 +39,15 @@ KvLayout layout_of(const ModelConfig& c) {
 }  // namespace
 
 LayerRunner::LayerRunner(const ModelConfig& config, const CpuFeatures& cpu, ThreadPool& pool,
-                         uint32_t max_length, uint32_t batch, bool bf16)
+                         uint32_t max_length, uint32_t batch, PassPrecision precision)
     : config_(one_layer(config)),
       cpu_(cpu),
       pool_(pool),
       max_length_(max_length),
       batch_(batch),
       blocks_((max_length + KvLayout::block_tokens - 1) / KvLayout::block_tokens),
-      bf16_(bf16),
+      precision_(precision),
+      ops_(select_gemm(cpu)),
       arena_(layout_of(config), 1, blocks_ * batch),
       tokens_(max_length),
       block_ids_(size_t{blocks_} * batch) {
@@ -58,15 +60,22 @@ LayerRunner::~LayerRunner() = default;
 size_t LayerRunner::bytes() const {
   size_t bytes = arena_.bytes() + (graph_ ? graph_->workspace_bytes() : 0);
   const LayerWeights& layer = weights_.layers[0];
-  for (const Projection* p : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) bytes += p->bytes();
+  for (const Projection* p : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down})
+    bytes += p->fixed ? p->fixed->bytes() : p->bytes();
   return bytes;
 }
 
-PackedMatrix LayerRunner::pack_rows(std::initializer_list<const RowSource*> parts) const {
+void LayerRunner::add_rows(Projection& projection, std::initializer_list<const RowSource*> parts) const {
+  if (precision_ == PassPrecision::i16) {
+    projection.fixed = std::make_shared<FixedProduct>(ops_.fixed, pool_, parts);
+    projection.in = projection.fixed->in();
+    projection.out = projection.fixed->out();
+    return;
+  }
   PackOptions options;
-  options.format = bf16_ ? linear::Format::bf16 : linear::Format::f32;
+  options.format = precision_ == PassPrecision::bf16 ? linear::Format::bf16 : linear::Format::f32;
   options.layout = linear::Layout::dense;
-  return pack(std::span(parts.begin(), parts.size()), options, cpu_, pool_);
+  projection.add(pack(std::span(parts.begin(), parts.size()), options, cpu_, pool_), cpu_);
 }
 
 void LayerRunner::set_weights(const LayerValues& v) {
@@ -80,13 +89,13 @@ void LayerRunner::set_weights(const LayerValues& v) {
       values(v.v, c.kv_cols(), c.hidden);
   const ValueRows o(v.o, c.hidden, c.q_cols()), down(v.down, c.hidden, c.intermediate);
   const ValueRows gate(v.gate, c.intermediate, c.hidden), up(v.up, c.intermediate, c.hidden);
-  layer.qkv.add(pack_rows({&q, &k, &values}), cpu_);
+  add_rows(layer.qkv, {&q, &k, &values});
   if (v.qkv_bias != nullptr) layer.qkv.bias.assign(v.qkv_bias, v.qkv_bias + c.qkv_cols());
-  layer.output.add(pack_rows({&o}), cpu_);
-  layer.gate_up.add(pack_rows({interleave_rows(gate, up).get()}), cpu_);
+  add_rows(layer.output, {&o});
+  add_rows(layer.gate_up, {interleave_rows(gate, up).get()});
   layer.interleaved = true;
   layer.gate_up.together = 2;
-  layer.down.add(pack_rows({&down}), cpu_);
+  add_rows(layer.down, {&down});
   graph_ = std::make_unique<Graph>(c, weights_, std::span<const Adapter>(), arena_, cpu_, pool_, kRows, kRows,
                                    0, max_length_);
 }

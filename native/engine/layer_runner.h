@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "engine/graph.h"
+#include "kernels/gemm/gemm.h"
 
 namespace filigree {
 
@@ -15,14 +16,17 @@ struct LayerValues {
   const float *gate = nullptr, *up = nullptr, *down = nullptr;
 };
 
+// What projections multiply in a calibration pass; everything else is f32. bf16: weights and inputs are rounded to it, twice as fast
+// where the processor multiplies bf16. i16: block floating point (kernels/gemm/fixed.h), twice as fast where it adds products of 16 bits.
+enum class PassPrecision { f32, bf16, i16 };
+
 // The engine's forward pass one layer at a time, for calibration: only this layer's weights are resident, and whoever runs it sees
 // what its projections multiply and keeps the hidden states between layers. Not thread-safe.
 class LayerRunner {
  public:
-  // Sequences of up to max_length tokens, `batch` of them at once. bf16: weights and inputs of projections are rounded to it, which
-  // is twice as fast where the processor multiplies bf16; everything else stays f32.
+  // Sequences of up to max_length tokens, `batch` of them at once.
   LayerRunner(const ModelConfig& config, const CpuFeatures& cpu, ThreadPool& pool, uint32_t max_length,
-              uint32_t batch, bool bf16);
+              uint32_t batch, PassPrecision precision);
   ~LayerRunner();
 
   void set_weights(const LayerValues& values);
@@ -34,13 +38,14 @@ class LayerRunner {
   size_t bytes() const;  // that a layer's weights and the workspace take
 
  private:
-  PackedMatrix pack_rows(std::initializer_list<const RowSource*> parts) const;
+  void add_rows(Projection& projection, std::initializer_list<const RowSource*> parts) const;
 
   ModelConfig config_;
   CpuFeatures cpu_;
   ThreadPool& pool_;
   uint32_t max_length_, batch_, blocks_;  // blocks of one sequence
-  bool bf16_;
+  PassPrecision precision_;
+  GemmOps ops_;
   KvArena arena_;
   ModelWeights weights_;
   std::unique_ptr<Graph> graph_;

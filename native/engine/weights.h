@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@
 
 namespace filigree {
 
+class FixedProduct;
 class ThreadPool;
 
 // What weights become in memory. automatic keeps the class of each tensor: floating point as bf16, 8 bits (and the 5 and 6 bits
@@ -38,10 +40,11 @@ struct Projection {
   };
   static constexpr size_t kMostParts = 3;  // q, k and v, each in a format of its own
   std::vector<Part> parts;
-  uint32_t together = 1;    // panels that one thread computes: pairs where gate and up alternate
-  uint32_t in = 0;          // columns of the input
-  uint32_t out = 0;         // columns of the output
-  std::vector<float> bias;  // [out] or empty
+  std::shared_ptr<FixedProduct> fixed;  // in place of parts: calibration in block floating point
+  uint32_t together = 1;                // panels that one thread computes: pairs where gate and up alternate
+  uint32_t in = 0;                      // columns of the input
+  uint32_t out = 0;                     // columns of the output
+  std::vector<float> bias;              // [out] or empty
   bool wants_f32 = false, wants_bf16 = false, wants_i8 = false;
   uint32_t sum_groups[2] = {0, 0};  // group sizes (32, 128) whose sums the parts need; 0 = unused
 

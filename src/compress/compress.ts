@@ -10,6 +10,7 @@ import {
   type MatrixReport,
   type NativeLayerOptions,
   nativeInfo,
+  type PassPrecision,
   type TokenWindows,
 } from '../native/index.js';
 import { Tokenizer } from '../tokenizer/index.js';
@@ -88,20 +89,20 @@ export async function compress(manifest: ModelManifest, options: CompressOptions
     options.onNote?.(text);
   };
   const { calibration, heldOut } = await readTexts(manifest, recipe, note);
-  const bf16 = await usesBf16(recipe, options.isa);
-  const known = heldOut && new KnownPerplexity(manifest.sourceKey, heldOut, bf16);
+  const precision = await passPrecision(recipe, options.isa);
+  const known = heldOut && new KnownPerplexity(manifest.sourceKey, heldOut, precision);
   const before = known?.read() ?? null;
   const mask = recipe.mask === null ? null : await openModel(await resolveModel(recipe.mask));
   const work = WorkFolder.open(
     options.out,
-    fingerprint([manifest.sourceKey, recipe, bf16, mask?.sourceKey], calibration, heldOut),
+    fingerprint([manifest.sourceKey, recipe, precision, mask?.sourceKey], calibration, heldOut),
     options,
   );
   const { numLayers, tieWordEmbeddings } = manifest.config;
   const dtype = floatType(manifest, recipe);
   const open = () =>
     Compression.open(manifest, {
-      bf16,
+      precision,
       memory: options.memory ?? 0,
       spillFolder: work.path,
       threads: options.threads,
@@ -258,13 +259,18 @@ async function readTexts(manifest: ModelManifest, recipe: Recipe, note: (text: s
   };
 }
 
-async function usesBf16(recipe: Recipe, isa: string | undefined): Promise<boolean> {
-  if (recipe.precision !== 'auto') return recipe.precision === 'bf16';
-  const { kernels } = await nativeInfo();
+const X86_LEVELS = ['avx2', 'avxvnni', 'avx512', 'avx512vnni', 'avx512bf16', 'amx'];
+
+async function passPrecision(recipe: Recipe, isa: string | undefined): Promise<PassPrecision> {
+  if (recipe.precision !== 'auto') return recipe.precision;
   const forced = isa ?? process.env.FILIGREE_ISA ?? 'auto';
-  // Where its instruction is no faster than two fma, the engine does not take it either.
-  const multiplies = kernels.some((k) => ['avx512bf16', 'amx'].includes(k.isa) && k.supported);
-  return multiplies && ['auto', 'avx512bf16', 'amx'].includes(forced);
+  const { kernels } = await nativeInfo();
+  const level =
+    forced === 'auto'
+      ? X86_LEVELS.findLast((name) => kernels.some((k) => k.isa === name && k.supported))
+      : forced;
+  // Products of 16 bits outrun f32 wherever there is an instruction for them; AVX-512 without VNNI has wider ones for f32.
+  return level !== undefined && X86_LEVELS.includes(level) && level !== 'avx512' ? 'i16' : 'f32';
 }
 
 function fingerprint(facts: unknown[], ...windows: (TokenWindows | null)[]): string {

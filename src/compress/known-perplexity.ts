@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { cacheFolder } from '../model/index.js';
-import type { TokenWindows } from '../native/index.js';
+import type { PassPrecision, TokenWindows } from '../native/index.js';
 
 /**
  * The perplexity of a model on a text, kept from run to run: someone who tries several recipes does not wait for the
@@ -11,9 +11,9 @@ import type { TokenWindows } from '../native/index.js';
 export class KnownPerplexity {
   private readonly path: string;
 
-  constructor(sourceKey: string, text: TokenWindows, bf16: boolean) {
+  constructor(sourceKey: string, text: TokenWindows, precision: PassPrecision) {
     const { ids, length } = text;
-    const hash = createHash('sha256').update(JSON.stringify([sourceKey, length, bf16]));
+    const hash = createHash('sha256').update(JSON.stringify([sourceKey, length, precision]));
     hash.update(Buffer.from(ids.buffer, ids.byteOffset, ids.byteLength));
     this.path = join(cacheFolder(), 'perplexity', hash.digest('hex'));
   }

@@ -1,5 +1,5 @@
 import { FiligreeError } from '../errors.js';
-import type { FloatChoice, RoundingChoice, SolverChoice } from '../native/index.js';
+import type { FloatChoice, PassPrecision, RoundingChoice, SolverChoice } from '../native/index.js';
 
 export type Quantize = 'none' | 'i8' | 'i4';
 export type Allocation = 'uniform' | 'owl' | 'sensitivity';
@@ -38,8 +38,8 @@ export interface Recipe {
   heldOut: string;
   heldOutSamples: number;
   heldOutLength: number;
-  /** Precision of the calibration passes; auto: bf16 where the processor multiplies it. */
-  precision: 'auto' | 'f32' | 'bf16';
+  /** Of the calibration passes; auto: i16, block floating point, where that is faster than f32. */
+  precision: 'auto' | PassPrecision;
 }
 
 export const DEFAULTS: Recipe = {
@@ -96,7 +96,7 @@ const CHOICES: { [K in keyof Recipe]?: readonly string[] } = {
   rounding: ['gptq', 'nearest', 'search'],
   embeddings: ['none', 'i8', 'i4'],
   dtype: ['auto', 'f32', 'f16', 'bf16'],
-  precision: ['auto', 'f32', 'bf16'],
+  precision: ['auto', 'f32', 'bf16', 'i16'],
 };
 
 const RANGES: { [K in keyof Recipe]?: readonly [number, number, 'whole'?] } = {

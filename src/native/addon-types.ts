@@ -213,6 +213,11 @@ export interface TokenWindows {
   ids: Int32Array;
 }
 
+/**
+ * What projections multiply in a calibration pass, and X^T X of: f32; inputs and weights rounded to bf16; or 16-bit integers under a
+ * scale for each 256 columns of a row.
+ */
+export type PassPrecision = 'f32' | 'bf16' | 'i16';
 export type FloatChoice = 'f32' | 'f16' | 'bf16';
 /** `search` is the engine's own rule when it loads floating-point weights, `nearest` that of models/recipes/quantize.py. */
 export type RoundingChoice = 'gptq' | 'nearest' | 'search';
@@ -221,8 +226,7 @@ export type SolverChoice = 'none' | 'magnitude' | 'wanda' | 'sparsegpt' | 'alps'
 export interface NativeCompressionOptions {
   threads: number;
   isa: string;
-  /** Calibration passes with inputs and weights of projections rounded to bf16. */
-  bf16: boolean;
+  precision: PassPrecision;
   /** Bytes to stay within, 0 for no bound; hidden states that do not fit go to a file in spillFolder. */
   memory: number;
   spillFolder: string;

@@ -37,6 +37,7 @@ export type {
   NativeGpus,
   NativeInfo,
   NativeLayerOptions,
+  PassPrecision,
   Peak,
   RoundingChoice,
   SolverChoice,

@@ -101,6 +101,18 @@ describe('compress', () => {
     expect(alps).toBeLessThan(sparsegpt);
   });
 
+  test('passes in block floating point judge and measure as those in f32 do, in bf16 less exactly', async () => {
+    const recipe = { solver: 'none', sparsity: 0, quantize: 'i8', dtype: 'f32' } as const;
+    const [f32, i16, bf16] = await Promise.all(
+      (['f32', 'i16', 'bf16'] as const).map((precision) => run(model, { ...recipe, precision })),
+    );
+    const off = (other: CompressReport) => Math.abs(other.perplexity!.before / f32!.perplexity!.before - 1);
+    expect(off(i16!)).toBeLessThan(2e-4);
+    expect(off(i16!)).toBeLessThan(off(bf16!) / 5);
+    for (const [i, m] of i16!.matrices.entries())
+      expect(m.relative_error! / f32!.matrices[i]!.relative_error!).toBeCloseTo(1, 1);
+  });
+
   test.each([
     ['i8', 'gptq'],
     ['i4', 'gptq'],
@@ -181,12 +193,12 @@ describe('compress', () => {
   test.skipIf(noProgram)(
     `a run that is killed continues to the same bytes${noProgram ? ` (${noProgram})` : ''}`,
     async () => {
-      const recipe = { solver: 'sparsegpt', quantize: 'i4' } as const;
+      const recipe = { solver: 'sparsegpt', quantize: 'i4', precision: 'i16' } as const;
       const whole = await run(model, recipe);
       const expected = bytesOf(whole.out);
       for (const part of ['state.json', 'vocabulary.safetensors', 'layer-00001.safetensors']) {
         const out = fresh();
-        const args = ['--solver', 'sparsegpt', '--quantize', 'i4', '--precision', 'f32', '--threads', '1'];
+        const args = ['--solver', 'sparsegpt', '--quantize', 'i4', '--precision', 'i16', '--threads', '1'];
         const texts = ['--calibration', calibration, '--held-out', calibration, '--held-out-samples', '4'];
         const program = new Program(['compress', model.path, '-o', out, ...args, ...texts]);
         // Killed as soon as this part is there; what it was in the middle of then is another matter each time.

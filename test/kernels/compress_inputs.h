@@ -42,7 +42,7 @@ inline std::vector<float> inputs_of(Random& random, uint32_t rows, uint32_t n) {
 inline Statistics statistics_of(ThreadPool& pool, const GemmOps& ops, const std::vector<float>& x,
                                 uint32_t n) {
   Statistics s(n);
-  s.add(pool, ops, x.data(), n, static_cast<uint32_t>(x.size() / n), false);
+  s.add(pool, ops, x.data(), n, static_cast<uint32_t>(x.size() / n), PassPrecision::f32);
   s.finish();
   return s;
 }

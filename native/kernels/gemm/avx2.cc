@@ -30,6 +30,6 @@ struct Doubles {
 }  // namespace
 
 // 12 sums, two vectors of b and a broadcast out of 16 registers.
-GemmOps gemm_avx2() { return {"avx2", gemm_tile_of<Floats, 6, 2>(), gemm_tile_of<Doubles, 6, 2>(), {}}; }
+GemmOps gemm_avx2() { return {"avx2", gemm_tile_of<Floats, 6, 2>(), gemm_tile_of<Doubles, 6, 2>(), {}, {}}; }
 
 }  // namespace filigree

@@ -31,7 +31,7 @@ struct Doubles {
 
 // 24 sums, two vectors of b and a broadcast out of 32 registers.
 GemmOps gemm_avx512() {
-  return {"avx512", gemm_tile_of<Floats, 12, 2>(), gemm_tile_of<Doubles, 12, 2>(), {}};
+  return {"avx512", gemm_tile_of<Floats, 12, 2>(), gemm_tile_of<Doubles, 12, 2>(), {}, {}};
 }
 
 }  // namespace filigree

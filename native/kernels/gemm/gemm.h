@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/gemm/fixed.h"
+
 namespace filigree {
 
 struct CpuFeatures;
@@ -31,6 +33,7 @@ struct GemmOps {
   GemmTile<float> f32;
   GemmTile<double> f64;
   GemmTileBf16 bf16;
+  FixedGemm fixed;  // always there
 };
 
 // The best variant this build holds for `cpu`.

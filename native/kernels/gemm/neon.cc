@@ -30,6 +30,6 @@ struct Doubles {
 }  // namespace
 
 // 24 sums, four vectors of b and a broadcast out of 32 registers.
-GemmOps gemm_neon() { return {"neon", gemm_tile_of<Floats, 6, 4>(), gemm_tile_of<Doubles, 6, 4>(), {}}; }
+GemmOps gemm_neon() { return {"neon", gemm_tile_of<Floats, 6, 4>(), gemm_tile_of<Doubles, 6, 4>(), {}, {}}; }
 
 }  // namespace filigree

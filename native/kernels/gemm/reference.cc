@@ -24,7 +24,7 @@ struct Scalars {
 }  // namespace
 
 GemmOps gemm_scalar() {
-  return {"scalar", gemm_tile_of<Scalars<float>, 4, 4>(), gemm_tile_of<Scalars<double>, 4, 4>(), {}};
+  return {"scalar", gemm_tile_of<Scalars<float>, 4, 4>(), gemm_tile_of<Scalars<double>, 4, 4>(), {}, {}};
 }
 
 }  // namespace filigree
