@@ -134,6 +134,22 @@ FILIGREE_ISA_TEST(linear_every_batch_up_to_40, kIsas) {
   }
 }
 
+// What multiplies nonzeros alone begins at 32 or 64 tokens, cuts them in blocks of 11 to 16 and the columns in blocks of 512.
+FILIGREE_ISA_TEST(linear_many_tokens_over_blocks_of_columns, "avx2 avxvnni avx512vnni amx neon neoni8mm") {
+  Random random(9);
+  constexpr double kZeros[] = {0.0, 0.5, 0.7, 0.9, 0.99, 1.0};
+  for (Format format : {Format::i8, Format::i4g32, Format::i4g128}) {
+    for (int i = 0; i < 6; ++i) {
+      const uint32_t rows = 1 + random.below(40), tokens = 64 + random.below(80);
+      for (uint32_t cols : {480 + random.below(64), 992 + random.below(64), 1024u, 1500u})
+        check_matrix(isa, random_rows(random, rows, cols, kZeros[i], i % 2 == 1), format, tokens, random);
+    }
+    const MemoryRows m = random_rows(random, 17, 530, 0.8);
+    for (uint32_t tokens = 32; tokens <= 97; ++tokens) check_matrix(isa, m, format, tokens, random);
+    check_matrix(isa, random_rows(random, 300, 600, 0.7), format, 150, random);
+  }
+}
+
 FILIGREE_ISA_TEST(linear_layer_sized_matrices, kIsas) {
   Random random(4);
   for (Format format : kFormats) {
