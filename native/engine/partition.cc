@@ -67,6 +67,7 @@ void Partition::check_heads(const ModelConfig& c, uint32_t ranks) {
 Partition::Partition(const ModelConfig& config, const ModelWeights& weights, uint32_t ranks)
     : config_(config), ranks_(ranks), ffn_unit_(linear::kPanelRows) {
   check_heads(config, ranks);
+  if (ranks == 1) return;  // nothing is cut
   const auto unit_of = [](const Projection& p) {
     uint32_t unit = 1;
     for (const Projection::Part& part : p.parts) unit = std::max(unit, column_unit(part.packed.matrix()));

@@ -288,6 +288,15 @@ FILIGREE_TEST(a_divided_model_computes_what_the_whole_one_does) {
   }
 }
 
+FILIGREE_TEST(one_device_takes_columns_of_any_number) {
+  ModelConfig config = small_config();
+  config.heads = 9, config.kv_heads = 3;  // 288 columns: no whole groups of 128
+  const ModelWeights weights = dense_weights(random_model(config), WeightChoice::i4);
+  const Partition whole(config, weights, 1);
+  check_equal(whole.heads(0).size(), 9u);
+  check_throws<Error>([&] { Partition(config, weights, 3); }, "groups of the output projection");
+}
+
 FILIGREE_TEST(what_does_not_divide_is_refused) {
   const ModelConfig config = small_config();
   const ModelDescription model = random_model(config);
