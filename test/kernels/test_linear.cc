@@ -305,5 +305,31 @@ FILIGREE_TEST(linear_shares_cover_every_panel_once) {
   }
 }
 
+// Shapes of models, whose panels may be larger than a chunk need be, among more threads than chunks.
+FILIGREE_TEST(linear_shares_of_wide_matrices_end) {
+  constexpr uint32_t kShapes[][2] = {{1536, 8960}, {2048, 8192}, {4096, 11008}, {4096, 14336}, {8192, 28672}};
+  for (const auto& [rows, cols] : kShapes) {
+    for (Format format : {Format::f32, Format::bf16, Format::i8, Format::i4g128}) {
+      linear::Matrix m{};
+      m.format = format, m.layout = Layout::dense, m.rows = rows, m.cols = cols;
+      for (uint32_t together : {1u, 2u}) {
+        for (int parts = 1; parts <= 256; ++parts) {
+          std::vector<int> taken(linear::panel_count(m));
+          std::atomic<uint32_t> next{0};
+          for (int part = 0; part < parts; ++part) {
+            const linear::Share share = linear::share_of(m, part, parts, together);
+            check(share.chunk > 0, "chunks are not empty");
+            if (share.chunk == 0) return;  // take() would not
+            share.take(next, [&](uint32_t begin, uint32_t end) {
+              for (uint32_t panel = begin; panel < end; ++panel) ++taken.at(panel);
+            });
+          }
+          check(std::ranges::all_of(taken, [](int times) { return times == 1; }), "every panel once");
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace filigree::test

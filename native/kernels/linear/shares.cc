@@ -58,7 +58,8 @@ Share share_of(const Matrix& m, int part, int parts, uint32_t together) {
   const auto run_begin = [&](int at) {
     return at == parts ? runs_end : std::min(boundary(kRuns * at, kQuarters * parts), runs_end);
   };
-  const uint64_t least = kLeastChunkBytes * panels / bytes;
+  // A panel may be more bytes than a chunk need be, and the panels in common fewer than the threads: a chunk is one panel at least.
+  const uint64_t least = std::max<uint64_t>(kLeastChunkBytes * panels / bytes, 1);
   const uint64_t chunk = std::max<uint64_t>(rest / (kChunksPerPart * static_cast<uint32_t>(parts)), least);
   return {run_begin(part), run_begin(part + 1), runs_end, panels,
           static_cast<uint32_t>((chunk + kTogether - 1) / kTogether * kTogether)};
