@@ -314,29 +314,39 @@ describe.skipIf(withoutQwen)(
     test('prompts of code: logits near, the same likeliest token; log-likelihoods within 0.3 %, token by token, too', {
       timeout: 300_000,
     }, async () => {
-      // Unpacking 1.5 billion weights takes minutes of one processor, twice: what is done is said at once.
+      // Unpacking 1.5 billion weights takes minutes of one processor, twice: what is done is said at once, and what never ends
+      // has its name in the error.
       const started = performance.now();
-      const lap = (what: string) =>
-        process.stdout.write(`${what}: ${((performance.now() - started) / 1000).toFixed(1)} s\n`);
-      const manifest = await openModel(QWEN);
-      lap('opened');
+      const lap = async <T>(what: string, work: Promise<T>, seconds = 60): Promise<T> => {
+        let timer: NodeJS.Timeout | undefined;
+        const late = new Promise<never>((_, reject) => {
+          timer = setTimeout(() => reject(new Error(`${what}: not done after ${seconds} s`)), seconds * 1000);
+        });
+        try {
+          return await Promise.race([work, late]);
+        } finally {
+          clearTimeout(timer);
+          process.stdout.write(
+            `${what}: ended after ${((performance.now() - started) / 1000).toFixed(1)} s\n`,
+          );
+        }
+      };
+      const manifest = await lap('opening', openModel(QWEN));
       // Dense: nobody need count its zeros first.
       const options = { maxModelLen: 1024, maxSlots: 1, dense: true };
-      const cpu = await load(manifest, 'cpu', options);
-      lap('on the CPU');
-      const gpu = await load(manifest, 'cuda', options);
-      lap('on the GPU');
+      const cpu = await lap('loading, CPU', load(manifest, 'cpu', options), 120);
+      const gpu = await lap('loading, GPU', load(manifest, 'cuda', options), 120);
       const tokenizer = Tokenizer.create(manifest.tokenizer);
       const source = readFileSync(fileURLToPath(import.meta.url), 'utf8');
       const text = Int32Array.from(tokenizer.encode(source)).subarray(0, 600);
       for (const length of [7, 64, 257, 600]) {
         const tokens = text.subarray(0, length);
         const rows: Float32Array[] = [];
-        for (const runner of [cpu, gpu]) {
+        for (const [name, runner] of Object.entries({ CPU: cpu, GPU: gpu })) {
           runner.openSlot(0, GREEDY, tokens, NONE);
-          rows.push((await logits(runner, [entry(0, tokens, 0, options.maxModelLen)]))[0]!);
+          const step = logits(runner, [entry(0, tokens, 0, options.maxModelLen)]);
+          rows.push((await lap(`prompt of ${length}, ${name}`, step))[0]!);
         }
-        lap(`prompt of ${length}`);
         const [theirs, ours] = rows as [Float32Array, Float32Array];
         const [apart] = distances([ours], [theirs]) as [number];
         console.log(`${length} tokens: ${apart.toExponential(2)} from each other`);
@@ -345,10 +355,10 @@ describe.skipIf(withoutQwen)(
         if (first - second > 0.5)
           expect(ours.indexOf(ours.reduce((a, b) => Math.max(a, b)))).toBe(theirs.indexOf(first));
       }
-      const reference = mean((await score(cpu, text)).logprobs);
-      lap('log-likelihoods of the CPU');
+      const reference = mean((await lap('log-likelihoods, CPU', score(cpu, text))).logprobs);
       for (const chunk of [1024, 1]) {
-        const found = mean((await score(gpu, text, { chunk })).logprobs);
+        const scores = lap(`log-likelihoods by ${chunk}, GPU`, score(gpu, text, { chunk }));
+        const found = mean((await scores).logprobs);
         console.log(
           `mean log-likelihood ${found.toFixed(5)}, the CPU ${reference.toFixed(5)}, chunks of ${chunk}`,
         );
