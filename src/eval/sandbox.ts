@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -39,6 +40,8 @@ export async function runSandboxed(
 ): Promise<Verdict> {
   if (process.platform !== 'linux')
     throw refused('it takes Linux (seccomp) to keep a program from the network');
+  // Without it Python would end early for every program, and all would count as failed.
+  if (!existsSync(SCRIPT)) throw refused(`this installation has no ${SCRIPT}`);
   const folder = await mkdtemp(join(tmpdir(), 'filigree-eval-'));
   try {
     // The child of a root process goes on as nobody.
