@@ -93,6 +93,91 @@ void stream_pairs(const Matrix& m, const Input& in, PanelSet pairs, uint32_t tok
   }
 }
 
+// A batch: T tokens by one pair of panels, whose tiles go from memory through registers as for one token. The sums over groups are in
+// memory, the registers are the accumulators'.
+template <int T>
+void batch_pair(const Matrix& m, const Input& in, uint32_t pair, uint32_t token, float* out,
+                size_t out_stride) {
+  const PanelSet pairs{pair, 1};
+  PairStream<1, true, false> stream(m, pairs);
+  const size_t groups = group_count(m), group_tiles = group_size(m.format) / 4;
+  __m512 f[2][T];
+  for (int t = 0; t < T; ++t) f[0][t] = f[1][t] = _mm512_setzero_ps();
+  // One pointer for four tokens: twelve would not fit the registers.
+  const int8_t* row[(T + 3) / 4];
+#pragma GCC unroll 4
+  for (int t = 0; t < T; t += 4) row[t / 4] = in.i8 + (token + static_cast<uint32_t>(t)) * in.stride;
+  const int32_t* sums = in.group_sums + token * in.group_stride;
+  for (size_t g = 0; g < groups; ++g) {
+    stream.prefetch_scales(m, pairs, g);
+    __m512i acc[2][T];
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) {
+      const int32_t start = -8 * sums[static_cast<size_t>(t) * in.group_stride + g];
+      acc[0][t] = _mm512_set1_epi32(start);
+      acc[1][t] = _mm512_set1_epi32(16 * start);
+    }
+    for (size_t k = g * group_tiles; k < (g + 1) * group_tiles; ++k) {
+      stream.prefetch_masks(k);
+      __m512i w[2], present[2];
+      stream.next<true>(0, k, w, present);
+#pragma GCC unroll 16
+      for (int t = 0; t < T; ++t) {
+        const __m512i a = broadcast(
+            reinterpret_cast<const std::byte*>(row[t / 4] + static_cast<size_t>(t % 4) * in.stride));
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; ++h) {
+          acc[h][t] = _mm512_dpbusd_epi32(acc[h][t], w[h], a);
+          __asm__("" : "+v"(acc[h][t]));  // one register from tile to tile
+        }
+      }
+#pragma GCC unroll 4
+      for (int t = 0; t < T; t += 4) row[t / 4] += 4;
+    }
+    for (int h = 0; h < 2; ++h) {
+      // A power of two: the product with 16 times the sum is the same.
+      const __m512 scale =
+          _mm512_mul_ps(widen(m.group_scales + scales_at(m, 2 * pair + static_cast<uint32_t>(h), g)),
+                        _mm512_set1_ps(h == 0 ? 1 : 1.0f / 16));
+#pragma GCC unroll 16
+      for (int t = 0; t < T; ++t) f[h][t] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(acc[h][t]), f[h][t]);
+    }
+    __asm__ volatile("" : : "r"(&f) : "memory");  // f stays in memory
+  }
+  for (int h = 0; h < 2; ++h) {
+    for (int t = 0; t < T; ++t)
+      store(f[h][t], m, in, 2 * pair + static_cast<uint32_t>(h), token + static_cast<uint32_t>(t), out,
+            out_stride);
+  }
+}
+
+template <int T>
+void batch_pairs(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
+                 size_t out_stride) {
+  for (uint32_t pair = begin / 2; pair < (end + 1) / 2; ++pair)
+    batch_pair<T>(m, in, pair, 0, out, out_stride);
+}
+
+// From three tokens on, without minimum.
+void run_batch(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
+               size_t out_stride) {
+  switch (in.tokens) {
+    case 3:
+      return batch_pairs<3>(m, in, begin, end, out, out_stride);
+    case 4:
+      return batch_pairs<4>(m, in, begin, end, out, out_stride);
+    case 5:
+      return batch_pairs<5>(m, in, begin, end, out, out_stride);
+    case 6:
+      return batch_pairs<6>(m, in, begin, end, out, out_stride);
+    default:
+      for (uint32_t pair = begin / 2; pair < (end + 1) / 2; ++pair) {
+        for_even_token_blocks(
+            in.tokens, [&]<int T>(uint32_t token) { batch_pair<T>(m, in, pair, token, out, out_stride); });
+      }
+  }
+}
+
 // Tiles are expanded to [tile][panel][64], and with a sparse minimum the mask bytes to the same shape behind them.
 struct Expanded {
   const std::byte* codes;
@@ -220,15 +305,20 @@ void avx512vnni_i4_bitmask_stream(const Matrix& m, const Input& in, uint32_t beg
   m.has_min ? run_pairs_stream<true, true>(m, in, begin, end, out, out_stride)
             : run_pairs_stream<true, false>(m, in, begin, end, out, out_stride);
 }
-void avx512vnni_i4_dense_chunked(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
-                                 size_t out_stride, std::byte* workspace) {
-  m.has_min ? run_pairs_chunked<false, true>(m, in, begin, end, out, out_stride, workspace)
-            : run_pairs_chunked<false, false>(m, in, begin, end, out, out_stride, workspace);
-}
 void avx512vnni_i4_bitmask_chunked(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
                                    size_t out_stride, std::byte* workspace) {
   m.has_min ? run_pairs_chunked<true, true>(m, in, begin, end, out, out_stride, workspace)
             : run_pairs_chunked<true, false>(m, in, begin, end, out, out_stride, workspace);
 }
-
+void avx512vnni_i4_bitmask_batch(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
+                                 size_t out_stride, std::byte* workspace) {
+  // A minimum takes as many accumulators again.
+  m.has_min ? run_pairs_chunked<true, true>(m, in, begin, end, out, out_stride, workspace)
+            : run_batch(m, in, begin, end, out, out_stride);
+}
+void avx512vnni_i4_dense_chunked(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
+                                 size_t out_stride, std::byte* workspace) {
+  m.has_min ? run_pairs_chunked<false, true>(m, in, begin, end, out, out_stride, workspace)
+            : run_pairs_chunked<false, false>(m, in, begin, end, out, out_stride, workspace);
+}
 }  // namespace filigree::linear
