@@ -47,6 +47,10 @@ void sleep_while(std::atomic<uint32_t>& word, uint32_t value) { word.wait(value)
 void wake_one(std::atomic<uint32_t>& word) { word.notify_one(); }
 #endif
 
+int64_t nanoseconds() {
+  return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
 // True once done() holds, false after kSpin. The clock is read every few pauses: it costs as much as one of them.
 template <class Done>
 bool spin_until(Done done) {
@@ -66,6 +70,7 @@ bool spin_until(Done done) {
 struct alignas(64) ThreadPool::Mailbox {
   std::atomic<uint32_t> ticket{0};  // one more for each job posted; the worker's futex
   std::atomic<uint32_t> sleeps{0};
+  int64_t ended = 0;  // when its thread had done the last job
 
   void post() {
     ticket.fetch_add(1, std::memory_order_seq_cst);
@@ -82,7 +87,7 @@ struct alignas(64) ThreadPool::Mailbox {
   }
 };
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads) : count_(threads) {
   if (threads < 1 || threads > 1024) {
     throw Error(ErrorCode::invalid_argument,
                 "a thread count must be 1 to 1024, not " + std::to_string(threads));
@@ -123,6 +128,7 @@ void ThreadPool::work(Mailbox& mailbox, int index) {
     mailbox.wait_past(seen);
     if (stopping_) return;
     execute(index);
+    mailbox.ended = nanoseconds();
     if (pending_.fetch_sub(1, std::memory_order_seq_cst) == 1 &&
         caller_sleeps_.load(std::memory_order_seq_cst)) {
       wake_one(pending_);
@@ -149,6 +155,7 @@ void ThreadPool::run(int threads, Job job) {
   pending_.store(static_cast<uint32_t>(threads - 1), std::memory_order_relaxed);
   for (int i = 1; i < threads; ++i) mailboxes_[static_cast<size_t>(i)].post();
   execute(0);
+  mailboxes_[0].ended = nanoseconds();
   if (!spin_until([&] { return pending_.load(std::memory_order_acquire) == 0; })) {
     caller_sleeps_.store(1, std::memory_order_seq_cst);
     // Every worker that ends changes the word, only the last one wakes us.
@@ -161,6 +168,25 @@ void ThreadPool::run(int threads, Job job) {
     std::swap(failure, failure_);
     std::rethrow_exception(failure);
   }
+}
+
+void ThreadPool::run_short(int threads, Job job) {
+  threads = std::clamp(threads, 1, size());
+  if (threads == 1) {
+    job(0, 1);
+    return;
+  }
+  const int64_t begin = nanoseconds();
+  threads = std::min(threads, count_.at(begin));
+  run(threads, job);
+  if (threads == 1) return;
+  int64_t last = begin, sum = 0;
+  for (int i = 0; i < threads; ++i) {
+    const int64_t ended = mailboxes_[static_cast<size_t>(i)].ended;
+    last = std::max(last, ended);
+    sum += ended - begin;
+  }
+  count_.ran(threads, last - begin, (sum - (last - begin)) / (threads - 1), last);
 }
 
 int ThreadPool::default_threads() {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/function_ref.h"
+#include "base/thread_count.h"
 
 namespace filigree {
 
@@ -37,6 +38,8 @@ class ThreadPool {
   void run(Job job) { run(size(), job); }
   // The same on the first min(threads, size()) threads; the others are not woken. threads < 1 counts as 1.
   void run(int threads, Job job);
+  // The same on fewer threads while others keep some of the processors busy (thread_count.h). For many short runs.
+  void run_short(int threads, Job job);
 
   // min(affinity, floor of the control group's quota), at least 1.
   static int default_threads();
@@ -47,6 +50,8 @@ class ThreadPool {
   void work(Mailbox& mailbox, int index);
   void execute(int index);
   void stop_workers();
+
+  ThreadCount count_;  // of short runs
 
   // What the workers of the current run read; written by run() before it posts to their mailboxes.
   const Job* job_ = nullptr;

@@ -99,7 +99,7 @@ void Graph::each_row(uint32_t rows, size_t cost_per_row, FunctionRef<void(uint32
     for (uint32_t row = 0; row < rows; ++row) work(row, 0);
     return;
   }
-  pool_.run(threads, [&](int thread, int of) {
+  pool_.run_short(threads, [&](int thread, int of) {
     const uint32_t begin =
         static_cast<uint32_t>(uint64_t{rows} * static_cast<uint32_t>(thread) / static_cast<uint32_t>(of));
     const uint32_t end =
@@ -143,7 +143,7 @@ void Graph::project(const Projection& projection, uint32_t rows, float* out, siz
   if (threads <= 1) {
     job(0, 1);
   } else {
-    pool_.run(threads, job);
+    pool_.run_short(threads, job);
   }
 }
 
@@ -250,8 +250,8 @@ void Graph::attend(uint32_t index) {
     take_combines(0, 1);
     return;
   }
-  pool_.run(threads, take_items);
-  if (!combines.empty()) pool_.run(threads, take_combines);
+  pool_.run_short(threads, take_items);
+  if (!combines.empty()) pool_.run_short(threads, take_combines);
 }
 
 bool Graph::attention_layer(uint32_t index, uint32_t rows, const LayerTap* tap) {

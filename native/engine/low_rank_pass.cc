@@ -82,7 +82,7 @@ void LowRankPass::shrink(uint32_t layer, Site site, const float* x, size_t strid
       multiply(0, run.rows, 0, panels, 0);
       continue;
     }
-    pool_.run(threads, [&](int thread, int of) {
+    pool_.run_short(threads, [&](int thread, int of) {
       const auto share = [&](uint32_t n, int part) {
         return static_cast<uint32_t>(uint64_t{n} * static_cast<uint32_t>(part) / static_cast<uint32_t>(of));
       };

@@ -43,6 +43,61 @@ FILIGREE_TEST(thread_pool_partial_runs_leave_the_rest_alone) {
   check(calls == expected);
 }
 
+// Runs of 1 ms on a machine where the threads that are not last work for `share` of the time, until `end`; the threads of the last one.
+int runs_until(ThreadCount& count, int64_t& now, int64_t end, double share, int64_t* fewer) {
+  int threads = 0;
+  while (now < end) {
+    threads = count.at(now);
+    now += 1'000'000;
+    count.ran(threads, 1'000'000, static_cast<int64_t>(1e6 * share), now);
+    if (fewer != nullptr && threads < 2) *fewer += 1'000'000;
+  }
+  return threads;
+}
+
+FILIGREE_TEST(thread_count_yields_to_others_and_returns) {
+  ThreadCount count(2);
+  int64_t now = 0, fewer = 0;
+  check_equal(runs_until(count, now, 1'000'000'000, 0.9, &fewer), 2);
+  check_equal(fewer, int64_t{0});
+  runs_until(count, now, now + 10'000'000'000, 0.3, &fewer);
+  check(fewer > 9'000'000'000, "one thread most of the time");
+  // Alone again: at the latest after the longest while.
+  check_equal(
+      runs_until(count, now, now + ThreadCount::kLongestWhile + 2 * ThreadCount::kWindow, 0.9, nullptr), 2);
+  // A share of the time that two threads make the most of is no reason to have one.
+  fewer = 0;
+  runs_until(count, now, now + 1'000'000'000, 0.6, &fewer);
+  check_equal(fewer, int64_t{0});
+  // Of eight threads one is left out, not more.
+  ThreadCount many(8);
+  for (int i = 0; i < 1000; ++i) {
+    const int threads = many.at(now);
+    check(threads >= 7, "one fewer");
+    now += 1'000'000;
+    many.ran(threads, 1'000'000, threads == 8 ? 400'000 : 950'000, now);
+  }
+  // Runs of fewer threads tell nothing.
+  ThreadCount small(4);
+  for (int i = 0; i < 1000; ++i) small.ran(2, 1'000'000, 0, now += 1'000'000);
+  check_equal(small.at(now), 4);
+}
+
+FILIGREE_TEST(thread_pool_short_runs_use_every_thread_at_most_once) {
+  ThreadPool pool(3);
+  for (int round = 0; round < 200; ++round) {
+    std::vector<int> calls(3, 0);
+    int of = 0;
+    pool.run_short(3, [&](int thread, int threads) {
+      ++calls[static_cast<size_t>(thread)];
+      if (thread == 0) of = threads;
+      if (thread == 1) std::this_thread::sleep_for(std::chrono::microseconds(300));
+    });
+    check(of >= 1 && of <= 3, "threads");
+    for (int i = 0; i < 3; ++i) check_equal(calls[static_cast<size_t>(i)], i < of ? 1 : 0);
+  }
+}
+
 FILIGREE_TEST(thread_pool_waits_for_slow_workers) {
   ThreadPool pool(3);
   for (int round = 0; round < 20; ++round) {
