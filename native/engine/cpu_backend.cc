@@ -12,7 +12,7 @@ namespace {
 // Rows that go through the layers together: enough to amortize the expansion of sparse tiles, few enough that the widest
 // intermediate stays small. A longer step is run in such pieces; results do not depend on the cut.
 constexpr uint32_t kMostRows = 512, kFewestRows = 64;
-constexpr size_t kWidestBytes = size_t{16} << 20;
+constexpr size_t kWidestBytes = size_t{24} << 20;
 constexpr uint32_t kMostLogitRows = 32;
 
 uint32_t batch_rows(const ModelConfig& c, int32_t max_batched_tokens) {
