@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { totalmem } from 'node:os';
 import { promisify } from 'node:util';
 import { availableMemory, packageVersion } from '../config.js';
@@ -16,6 +16,8 @@ export interface DoctorReport {
   features: Record<string, boolean>;
   threads: { default: number; affinity: number } | null;
   memory: { total_bytes: number; available_bytes: number };
+  /** When the kernel gives large buffers transparent huge pages; null where it does not say. */
+  huge_pages: 'always' | 'madvise' | 'never' | null;
   read_gbps: { threads: number; gbps: number }[];
   /** The kernel that serves one token, 8 tokens and a prompt, by weight format and layout. */
   kernels: { format: string; layout: string; tokens: string; kernel: string; isa: string }[];
@@ -46,6 +48,14 @@ async function gpus(): Promise<DoctorReport['gpu']> {
   } catch {
     return [];
   }
+}
+
+/** The choice in brackets of "always [madvise] never". Weights ask for huge pages themselves: madvise is enough. */
+function hugePages(): DoctorReport['huge_pages'] {
+  const path = '/sys/kernel/mm/transparent_hugepage/enabled';
+  if (!existsSync(path)) return null;
+  const chosen = /\[(always|madvise|never)\]/.exec(readFileSync(path, 'utf8'))?.[1];
+  return (chosen as DoctorReport['huge_pages'] | undefined) ?? null;
 }
 
 /** Of each format and layout, the kernels that run: best first, those whose token counts better ones already cover left out. */
@@ -79,6 +89,7 @@ export async function examine(measure: boolean): Promise<DoctorReport> {
     features: {},
     threads: null,
     memory: { total_bytes: totalmem(), available_bytes: availableMemory() },
+    huge_pages: hugePages(),
     read_gbps: [],
     kernels: [],
     gpu: await gpus(),
@@ -122,6 +133,10 @@ export async function examine(measure: boolean): Promise<DoctorReport> {
     if (!(error instanceof FiligreeError)) throw error;
     report.problems.push(error.message);
   }
+  if (report.huge_pages === 'never')
+    report.problems.push(
+      'transparent huge pages are off: reading weights misses the TLB at every 4 KiB. As root: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled',
+    );
   if (!existsSync('/proc/self/cgroup'))
     report.problems.push('no /proc: cgroup limits cannot be read, threads and memory follow the machine.');
   return report;
@@ -149,6 +164,14 @@ export async function doctorCommand(options: { json?: boolean; measure?: boolean
       [
         'memory',
         `${gib(report.memory.available_bytes)} free for this process of ${gib(report.memory.total_bytes)}`,
+      ],
+      [
+        'huge pages',
+        report.huge_pages === null
+          ? 'unknown'
+          : report.huge_pages === 'never'
+            ? 'off'
+            : `${report.huge_pages}: weights ask for them`,
       ],
       ...report.read_gbps.map(({ threads, gbps }): [string, string] => [
         `read, ${threads} thread${threads > 1 ? 's' : ''}`,
