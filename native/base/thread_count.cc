@@ -25,7 +25,8 @@ void ThreadCount::ran(int threads, int64_t longest, int64_t others, int64_t now)
   others_ += others;
   if (longest_ < kWindow) return;
   // 0.95: what a run needs to begin and end is no reason to have fewer.
-  if (static_cast<double>(others_) < 0.95 * static_cast<double>(longest_) * (threads - 1) / threads) {
+  const double worth = 0.95 * static_cast<double>(longest_) * (threads - 1) / threads;
+  if (now_ > least_ && static_cast<double>(others_) < worth) {
     --now_;
     until_ = now + while_;
     while_ = std::min(2 * while_, kLongestWhile);

@@ -77,6 +77,14 @@ FILIGREE_TEST(thread_count_yields_to_others_and_returns) {
     now += 1'000'000;
     many.ran(threads, 1'000'000, threads == 8 ? 400'000 : 950'000, now);
   }
+  // Nor where shares are of unequal size for good.
+  ThreadCount uneven(32);
+  for (int i = 0; i < 1000; ++i) {
+    const int threads = uneven.at(now);
+    check(threads >= 31, "one fewer of many");
+    now += 1'000'000;
+    uneven.ran(threads, 1'000'000, 700'000, now);
+  }
   // Runs of fewer threads tell nothing.
   ThreadCount small(4);
   for (int i = 0; i < 1000; ++i) small.ran(2, 1'000'000, 0, now += 1'000'000);
