@@ -67,7 +67,6 @@ void Partition::check_heads(const ModelConfig& c, uint32_t ranks) {
 Partition::Partition(const ModelConfig& config, const ModelWeights& weights, uint32_t ranks)
     : config_(config), ranks_(ranks), ffn_unit_(linear::kPanelRows) {
   check_heads(config, ranks);
-  if (ranks == 1) return;  // nothing is cut
   const auto unit_of = [](const Projection& p) {
     uint32_t unit = 1;
     for (const Projection::Part& part : p.parts) unit = std::max(unit, column_unit(part.packed.matrix()));
@@ -76,13 +75,14 @@ Partition::Partition(const ModelConfig& config, const ModelWeights& weights, uin
   const uint32_t head_cols = config.q_cols() / ranks;
   for (const LayerWeights& layer : weights.layers) {
     ffn_unit_ = std::max(ffn_unit_, unit_of(layer.down));
-    if (const uint32_t unit = unit_of(layer.output); head_cols % unit != 0)
+    if (const uint32_t unit = unit_of(layer.output); ranks > 1 && head_cols % unit != 0)
       refuse("the output projection's " + std::to_string(head_cols) +
                  " columns of a GPU are not whole groups of " + std::to_string(unit),
              ranks);
   }
   const linear::MatrixSpec& head = weights.head.parts[0].packed.matrix();
   vocabulary_unit_ = linear::kPanelRows * linear::panels_per_unit(head.format);
+  if (ranks == 1) return;  // nothing is cut
   if (config.intermediate / ffn_unit_ < ranks)
     refuse("the feed-forward layer's " + std::to_string(config.intermediate) + " columns do not divide",
            ranks);
