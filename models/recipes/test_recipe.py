@@ -14,6 +14,7 @@ from model import COMPUTE, DEVICE, Config, Llama, matrices_of, sparsity, tensors
 from quantize import quantize_params, round_i4, round_i8
 from repeats import repeats
 from search import MaskSearch, kth_smallest
+from soup import soup
 from sparsegpt import allocate, sparsegpt
 from tasks import last_number, python_of, rouge, runs, same_number
 from train import Trainer
@@ -282,3 +283,12 @@ def test_codes_are_read_back_as_the_rounded_values(tmp_path):
         _, loaded = checkpoint.load(tmp_path / grid)
         for a, b in zip(tensors_of(rounded), tensors_of(loaded)):
             assert torch.equal(a, b)
+
+
+def test_a_soup_is_the_mean_and_zero_where_all_are():
+    models = [pruned_params(0.5), tree_map(lambda t: t.flip(0), pruned_params(0.6))]
+    mixed = soup(models)
+    for a, b, mean in zip(*map(tensors_of, (*models, mixed))):
+        assert torch.equal(mean, (a + b) / 2)
+    for a, b, mean in zip(*map(matrices_of, (*models, mixed))):
+        assert torch.equal(mean == 0, (a == 0) & (b == 0))
