@@ -175,7 +175,7 @@ LayerResult Session::compress_layer(const LayerOptions& options, const Progress&
   }
 
   LayerResult result;
-  const SolveContext context{pool_, ops_};
+  const SolveContext context{pool_, ops_, select_codes(cpu_)};
   // A folded norm is no value of the checkpoint any more; whatever it was stored as, it stays exact.
   const FloatType norm_type = FloatType::f32;
   encode_vector(layer.prefix + "input_layernorm.weight", layer.attention_norm, norm_type, result.tensors);
@@ -246,7 +246,7 @@ Sensitivity Session::probe_layer(const LayerOptions& options) {
   collect(inputs, {});
   if (next_layer_ < model_.config.layers) advance(*calibration_, nullptr, {}, "");
   Sensitivity out;
-  const SolveContext context{pool_, ops_};
+  const SolveContext context{pool_, ops_, select_codes(cpu_)};
   for (size_t i = 0; i < kLayerMatrices; ++i) {
     SolveInput& input = inputs[kInputOf[i]];
     out.outliers[i] = outlier_share(layer.matrices[i], *input.statistics, 5.0);

@@ -3,11 +3,13 @@
 #include <memory>
 #include <string>
 
+#include "base/cpu_features.h"
 #include "compress/factor.h"
 #include "compress/matrix.h"
 #include "compress/product.h"
 #include "compress/round.h"
 #include "compress/statistics.h"
+#include "kernels/codes/codes.h"
 
 namespace filigree {
 
@@ -47,6 +49,7 @@ struct SolveReport {
 struct SolveContext {
   ThreadPool& pool;
   const GemmOps& ops;
+  CodeOps codes = select_codes({});
 };
 
 class AdmmFactors;

@@ -33,10 +33,10 @@ void sweep(const SolveContext& context, const float* upper, DenseMatrix& weight,
 }
 
 // The columns after i within the block.
-void correct(const float* upper, uint32_t n, uint32_t first, uint32_t i, uint32_t width, float error,
-             float* x) {
+void correct(const SolveContext& context, const float* upper, uint32_t n, uint32_t first, uint32_t i,
+             uint32_t width, float error, float* x) {
   const float* u = upper + size_t{first + i} * n + first;
-  for (uint32_t j = i + 1; j < width; ++j) x[j] -= error * u[j];
+  context.codes.subtract(x + i + 1, u + i + 1, error, width - i - 1);
 }
 
 // Ties to even, for |x| < 2^22; unlike std::nearbyint a pair of additions that becomes vector code.
@@ -114,7 +114,7 @@ void sweep_prune(const SolveContext& context, const Pattern& pattern, double spa
             if (keep[i]) continue;
             errors[i] = x[i] / diagonal(first + i);
             x[i] = 0;
-            if (errors[i] != 0) correct(upper, n, first, i, width, errors[i], x);
+            if (errors[i] != 0) correct(context, upper, n, first, i, width, errors[i], x);
           }
         });
 }
@@ -155,7 +155,7 @@ void sweep_quantize(const SolveContext& context, int bits, uint32_t group, const
             const float value = scale * rounded;
             errors[i] = (x[i] - value) / upper[size_t{first + i} * n + first + i];
             x[i] = value;
-            if (errors[i] != 0) correct(upper, n, first, i, width, errors[i], x);
+            if (errors[i] != 0) correct(context, upper, n, first, i, width, errors[i], x);
           }
         });
 }

@@ -39,7 +39,7 @@ FILIGREE_TEST(refined_codes_miss_less_and_end_where_no_code_alone_helps) {
   Random random(21);
   ThreadPool pool(2);
   const GemmOps ops = select_gemm(detect_cpu());
-  const SolveContext context{pool, ops};
+  const SolveContext context{pool, ops, select_codes(detect_cpu())};
   const uint32_t rows = 12, n = 200;  // the last group is shorter
   const Statistics s = statistics_of(pool, ops, inputs_of(random, 900, n), n);
   DampedHessian hessian(pool, ops, s.hessian(), n, 0.01);
@@ -99,6 +99,53 @@ FILIGREE_TEST(codes_do_not_depend_on_the_number_of_threads) {
     refine_codes({pool, ops}, hessian.values(), m.target, m.mask, 3, m.weight, m.codes);
     if (threads > 1) check(codes == m.codes.values, "the same codes");
     codes = m.codes.values;
+  }
+}
+
+FILIGREE_ISA_TEST(code_kernels_give_the_bits_of_the_scalar_variant, "scalar avx2 avx512 neon") {
+  const CodeOps ops = select_codes(cpu), scalar = select_codes({});
+  Random random(23);
+  for (const uint32_t n : {1u, 15u, 16u, 47u, 200u}) {
+    std::vector<float> x(n), other;
+    for (float& value : x) value = random.normal();
+    const std::vector<float> y = noise(random, n);
+    other = x;
+    ops.subtract(x.data(), y.data(), 0.7f, n);
+    for (uint32_t i = 0; i < n; ++i) check(x[i] == other[i] - 0.7f * y[i], "rounded twice");
+  }
+  ThreadPool pool(1);
+  const GemmOps gemm = select_gemm({});
+  const uint32_t rows = 6, n = 300;  // the last block is shorter
+  const Statistics s = statistics_of(pool, gemm, inputs_of(random, 900, n), n);
+  DampedHessian hessian(pool, gemm, s.hessian(), n, 0.01);
+  uint32_t improved = 0;
+  for (const auto& [bits, group] : {std::pair{8, 0u}, std::pair{4, 32u}, std::pair{4, 128u}}) {
+    const SolveContext context{pool, gemm};
+    const Rounded before = swept(context, random, rows, hessian, bits, group);
+    DenseMatrix expected = copy_of(before.weight), actual = copy_of(before.weight);
+    Codes expected_codes = before.codes, codes = before.codes;
+    refine_codes(context, hessian.values(), before.target, before.mask, 2, expected, expected_codes);
+    refine_codes({pool, gemm, ops}, hessian.values(), before.target, before.mask, 2, actual, codes);
+    check(codes.values == expected_codes.values && codes.scales == expected_codes.scales, "codes");
+    for (size_t i = 0; i < actual.size(); ++i) check(actual.data()[i] == expected.data()[i], "values");
+    for (size_t i = 0; i < before.codes.values.size(); ++i)
+      improved += before.codes.values[i] != codes.values[i];
+  }
+  check(improved > 0, "something was there to improve");
+
+  // Where nothing is kept, or where the block has no factor, nothing is written.
+  std::vector<float> h(16 * 16, 0.0f), workspace(code_workspace_floats), values(16, 1.0f), change(16, 5.0f);
+  std::vector<uint8_t> keep(16, 0);
+  std::vector<int8_t> code(16, 1);
+  const std::vector<float> gradient(16, 1.0f);
+  float scale = 1;
+  for (const uint8_t kept : {0, 1}) {
+    std::fill(keep.begin(), keep.end(), kept);
+    const CodeBlock block{h.data(), 16, 16, keep.data(), gradient.data(), -8, 7, true, 4, 0.06f};
+    check(!ops.improve_block(block, workspace.data(), values.data(), code.data(), &scale, change.data()),
+          "no");
+    check(scale == 1 && values == std::vector<float>(16, 1.0f) && change == std::vector<float>(16, 5.0f),
+          "as it was");
   }
 }
 

@@ -1,5 +1,5 @@
 #pragma once
-// The variants of the operations that are written once over 16 lanes (norm, rope, activation, quantize, attention, sample, gemm). Each
+// The variants of the operations that are written once over 16 lanes (norm, rope, activation, quantize, codes, attention, sample, gemm). Each
 // instruction set's file of an operation defines operation_ISA(); FILIGREE_SELECT(Ops, operation) defines select_operation(cpu), which
 // calls the richest of them whose need of the processor is met.
 #include "base/cpu_features.h"
