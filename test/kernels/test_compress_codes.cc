@@ -103,7 +103,7 @@ FILIGREE_TEST(codes_do_not_depend_on_the_number_of_threads) {
 }
 
 FILIGREE_ISA_TEST(code_kernels_give_the_bits_of_the_scalar_variant, "scalar avx2 avx512 neon") {
-  const CodeOps ops = select_codes(cpu), scalar = select_codes({});
+  const CodeOps ops = select_codes(cpu);
   Random random(23);
   for (const uint32_t n : {1u, 15u, 16u, 47u, 200u}) {
     std::vector<float> x(n), other;

@@ -10,6 +10,6 @@ struct Words : Words8 {
 }  // namespace
 
 // 8 sums, two vectors of b, a broadcast and a product out of 16 registers.
-FixedGemm fixed_gemm_avx2() { return fixed_gemm_of<Words, 4, 2>(); }
+FixedGemm fixed_gemm_avx2() { return fixed_gemm_of<Words, Avx2, 4, 2>(); }
 
 }  // namespace filigree

@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include "kernels/gemm/fixed_lanes.h"
+#include "kernels/simd/avx2.h"
 
 namespace filigree {
 namespace {

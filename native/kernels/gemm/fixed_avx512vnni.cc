@@ -1,6 +1,7 @@
 #include <immintrin.h>
 
 #include "kernels/gemm/fixed_lanes.h"
+#include "kernels/simd/avx512.h"
 
 namespace filigree {
 namespace {
@@ -25,6 +26,6 @@ struct Words {
 }  // namespace
 
 // 16 sums: as many as start within an instruction's five cycles, and more. A sum more to each broadcast would make panels of 48 lines.
-FixedGemm fixed_gemm_avx512vnni() { return fixed_gemm_of<Words, 8, 2>(); }
+FixedGemm fixed_gemm_avx512vnni() { return fixed_gemm_of<Words, Avx512, 8, 2>(); }
 
 }  // namespace filigree

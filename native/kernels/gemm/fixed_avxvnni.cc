@@ -9,6 +9,6 @@ struct Words : Words8 {
 
 }  // namespace
 
-FixedGemm fixed_gemm_avxvnni() { return fixed_gemm_of<Words, 4, 2>(); }
+FixedGemm fixed_gemm_avxvnni() { return fixed_gemm_of<Words, Avx2, 4, 2>(); }
 
 }  // namespace filigree

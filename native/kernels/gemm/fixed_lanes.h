@@ -67,34 +67,31 @@ inline int32_t fixed_code(float x, float inverse) {
   return static_cast<int32_t>(code == code ? code : 0.0f);
 }
 
-inline void fixed_pack_rows(const float* x, size_t stride, size_t count, size_t depth, size_t width,
-                            uint32_t* panel, float* scales) {
-  constexpr size_t kLanes = 16;
+// Norms add up in 16 lanes and then by halves, whatever the instruction set. L: of kernels/simd.
+template <class L>
+struct FixedNorms {
+  typename L::F squares = L::zero(), largest = L::zero();
+  void add(typename L::F x) {
+    squares = L::add(squares, L::mul(x, x));
+    // Of the two operands that which is not a number never comes out.
+    largest = L::max(L::max(L::sub(L::zero(), x), x), largest);
+  }
+};
+
+template <class L>
+void fixed_pack_rows(const float* x, size_t stride, size_t count, size_t depth, size_t width, uint32_t* panel,
+                     float* scales) {
   const size_t pairs = (depth + 1) / 2;
   alignas(64) int16_t codes[kFixedDepth];
   for (size_t i = 0; i < width; ++i) {
     scales[i] = 0;
     if (i < count) {
       const float* line = x + i * stride;
-      float squares[kLanes] = {}, largest[kLanes] = {};
+      FixedNorms<L> norms;
       size_t p = 0;
-      for (; p + kLanes <= depth; p += kLanes) {
-        for (size_t l = 0; l < kLanes; ++l) {
-          squares[l] += line[p + l] * line[p + l];
-          largest[l] = std::max(largest[l], std::fabs(line[p + l]));
-        }
-      }
-      for (size_t l = 0; p + l < depth; ++l) {
-        squares[l] += line[p + l] * line[p + l];
-        largest[l] = std::max(largest[l], std::fabs(line[p + l]));
-      }
-      for (size_t half = kLanes / 2; half > 0; half /= 2) {
-        for (size_t l = 0; l < half; ++l) {
-          squares[l] += squares[l + half];
-          largest[l] = std::max(largest[l], largest[l + half]);
-        }
-      }
-      scales[i] = fixed_scale(squares[0], largest[0]);
+      for (; p + 16 <= depth; p += 16) norms.add(L::load(line + p));
+      if (p < depth) norms.add(L::load_n(line + p, depth - p));
+      scales[i] = fixed_scale(L::reduce_add(norms.squares), L::reduce_max(norms.largest));
     }
     if (!(scales[i] > 0)) {
       for (size_t p = 0; p < pairs; ++p) panel[p * width + i] = 0;
@@ -108,23 +105,27 @@ inline void fixed_pack_rows(const float* x, size_t stride, size_t count, size_t 
   }
 }
 
-template <int Width>
+template <class L, int Width>
 void fixed_pack_columns(const float* x, size_t stride, size_t count, size_t depth, uint32_t* panel,
                         float* scales, float* largest) {
+  constexpr int kVectors = Width / 16;
   // Columns that are not there are read as zeros, from here.
-  alignas(64) float squares[Width] = {}, most[Width] = {}, inverse[Width], edge[2][Width] = {};
+  alignas(64) float squares[Width], most[Width], inverse[Width], edge[2][Width] = {};
   const auto line_of = [&](size_t p, int half) -> const float* {
     if (p >= depth) return nullptr;
     if (count == Width) return x + p * stride;
     std::copy_n(x + p * stride, count, edge[half]);
     return edge[half];
   };
+  FixedNorms<L> norms[kVectors];
   for (size_t p = 0; p < depth; ++p) {
     const float* line = line_of(p, 0);
-    for (int i = 0; i < Width; ++i) {
-      squares[i] += line[i] * line[i];
-      most[i] = std::max(most[i], std::fabs(line[i]));
-    }
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) norms[v].add(L::load(line + v * 16));
+  }
+  for (int v = 0; v < kVectors; ++v) {
+    L::store(squares + v * 16, norms[v].squares);
+    L::store(most + v * 16, norms[v].largest);
   }
   for (int i = 0; i < Width; ++i) {
     scales[i] = fixed_scale(squares[i], most[i]);
@@ -145,11 +146,11 @@ void fixed_pack_columns(const float* x, size_t stride, size_t count, size_t dept
   }
 }
 
-template <class V, int Rows, int Vectors>
+template <class V, class L, int Rows, int Vectors>
 constexpr FixedGemm fixed_gemm_of() {
   constexpr int kCols = Vectors * V::lanes;
-  static_assert(kCols % Rows == 0);
-  return {Rows, kCols, fixed_tile<V, Rows, Vectors>, fixed_pack_rows, fixed_pack_columns<kCols>};
+  static_assert(kCols % Rows == 0 && kCols % 16 == 0);
+  return {Rows, kCols, fixed_tile<V, Rows, Vectors>, fixed_pack_rows<L>, fixed_pack_columns<L, kCols>};
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 #include "kernels/gemm/fixed_lanes.h"
+#include "kernels/simd/scalar.h"
 
 namespace filigree {
 namespace {
@@ -24,6 +25,6 @@ struct Words {
 
 }  // namespace
 
-FixedGemm fixed_gemm_scalar() { return fixed_gemm_of<Words, 4, 16>(); }
+FixedGemm fixed_gemm_scalar() { return fixed_gemm_of<Words, Scalar, 4, 16>(); }
 
 }  // namespace filigree
