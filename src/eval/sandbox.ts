@@ -32,29 +32,30 @@ const NOT_CONFINED = 3;
 
 /**
  * Runs a Python program.
- * @throws FiligreeError `unsupported_value` where it cannot be confined: not Linux, no python3, no seccomp
+ * @throws FiligreeError `unsupported_value` where it cannot be confined: not Linux, no python3, no seccomp, no script
  */
 export async function runSandboxed(
   program: string,
   limits: SandboxLimits = DEFAULT_LIMITS,
+  script: string = SCRIPT,
 ): Promise<Verdict> {
   if (process.platform !== 'linux')
     throw refused('it takes Linux (seccomp) to keep a program from the network');
   // Without it Python would end early for every program, and all would count as failed.
-  if (!existsSync(SCRIPT)) throw refused(`this installation has no ${SCRIPT}`);
+  if (!existsSync(script)) throw refused(`this installation has no ${script}`);
   const folder = await mkdtemp(join(tmpdir(), 'filigree-eval-'));
   try {
     // The child of a root process goes on as nobody.
     await chmod(folder, 0o777);
-    return await runIn(folder, program, limits);
+    return await runIn(folder, program, limits, script);
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
 }
 
-function runIn(folder: string, program: string, limits: SandboxLimits): Promise<Verdict> {
+function runIn(folder: string, program: string, limits: SandboxLimits, script: string): Promise<Verdict> {
   const nonce = randomBytes(16).toString('hex');
-  const args = ['-I', '-S', SCRIPT, folder, String(limits.cpuSeconds), String(limits.memoryBytes)];
+  const args = ['-I', '-S', script, folder, String(limits.cpuSeconds), String(limits.memoryBytes)];
   const child = spawn('python3', args, {
     cwd: folder,
     env: { PATH: process.env.PATH ?? '' },

@@ -72,4 +72,22 @@ describe.skipIf(why)(`programs that a model wrote${why ? ` (${why})` : ''}`, () 
     expect(sleeper).toEqual({ passed: false, reason: 'out of time' });
     expect((await runSandboxed('open("big", "w").write("x" * (1 << 22))', limits)).passed).toBe(false);
   });
+
+  it('are not judged where the sandbox or python3 is missing: an error, not a failed program', async () => {
+    const missing = join(tmpdir(), `filigree-no-sandbox-${process.pid}.py`);
+    await expect(runSandboxed('pass', undefined, missing)).rejects.toMatchObject({
+      code: 'usage',
+      message: expect.stringContaining(`this installation has no ${missing}`),
+    });
+    const path = process.env.PATH;
+    process.env.PATH = join(tmpdir(), 'filigree-no-such-folder');
+    try {
+      await expect(runSandboxed('pass')).rejects.toMatchObject({
+        code: 'usage',
+        message: expect.stringContaining('python3 cannot be started'),
+      });
+    } finally {
+      process.env.PATH = path;
+    }
+  });
 });
