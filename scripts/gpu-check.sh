@@ -13,7 +13,7 @@
 #     serve     `serve --device cuda` (DEVICE) of Llama-2-7B's shape (SHAPE), with an f16 cache (KV: one or several), under `bench serve`,
 #               dense and sparse (ROWS, of: dense bf16 i8 i4 deterministic), then, with an f16 cache, the i8 row with no step begun ahead
 #     torch     a decode loop of 7B in PyTorch and one CUDA graph, for `serve` to be compared with (PYTHON, python3 unless set)
-#     bench     linear kernels against cuBLAS (BENCH_TUNE=1: the best launch of all beside the planned one)
+#     bench     attention of decoding; linear kernels against cuBLAS (BENCH_TUNE=1: the best launch of all beside the planned one)
 #     sanitize  compute-sanitizer, memcheck and racecheck, on a small part of the kernels
 #     suite     engine and server tests with FILIGREE_TEST_DEVICE=cuda
 #     e2e       the program's tests likewise; they need a real model (FILIGREE_TEST_MODEL)
@@ -54,7 +54,7 @@ build() {
   cmake -G Ninja -S . -B build -DCMAKE_BUILD_TYPE=Release -DFILIGREE_TESTS=ON \
     -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$PWD/build/Release" \
     "-DCMAKE_JS_INC=$PWD/node_modules/node-api-headers/include;$PWD/node_modules/node-addon-api" &&
-    ninja -C build filigree filigree_cuda_kernels_test filigree_cuda_layers_test filigree_cuda_kernels_bench &&
+    ninja -C build filigree filigree_cuda_kernels_test filigree_cuda_layers_test filigree_cuda_kernels_bench filigree_cuda_layers_bench &&
     { "$NODE" dist/src/main.js doctor --no-measure || true; }
 }
 
@@ -87,6 +87,7 @@ torch() { "$PYTHON" bench/torch_decode.py; }
 
 bench() {
   local tune=${BENCH_TUNE:-0}
+  $programs/filigree_cuda_layers_bench
   $programs/filigree_cuda_kernels_bench --zeros 0.7 --tune "$tune" --what lanes,tiles,2:4 --tokens 1,2,4,8,16,32
   $programs/filigree_cuda_kernels_bench --zeros 0.5 --tune "$tune" --what lanes,tiles --tokens 1,8,16
 }

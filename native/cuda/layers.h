@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "cuda/plan.h"
+
 // What a decoder does between its linear layers, on the device. Rows are tokens of a step; what a row needs to know of its
 // sequence stands in StepRows, filled by the host before each step. A row with position -1 is padding (a step is padded to the
 // size its CUDA graph was captured for): nothing is read or stored for it.
@@ -80,16 +82,16 @@ cudaError_t attend(const StepRows& rows, uint32_t count, const AttentionShape& s
                    bool dependent, cudaStream_t stream);
 
 // The same for a step with one row a sequence, from the projection on: rotates queries and keys, stores keys and values, attends in
-// short splits (many blocks, so that one sequence fills the device) and joins them, all in one launch.
-inline constexpr uint32_t kDecodeSplit = 64, kMostDecodeSplits = 128;
+// splits and joins them, all in one launch.
 struct DecodeInput {
   const float* qkv = nullptr;  // f32 [count][stride]: queries, keys, values
   uint32_t stride = 0;
   const float* inv_freq = nullptr;
   float attention_scale = 1;
+  uint32_t split_positions = 64;  // decode_split(), or another multiple of kBlockTokens
 };
-uint32_t decode_attention_shared_bytes(uint32_t group, uint32_t head_dim);
-// splits: at least ceil(longest context / kDecodeSplit), at most kMostDecodeSplits. arrivals: [count][kv_heads], zero, and zero
+bool decode_attention_fits(uint32_t head_dim);
+// splits: at least ceil(longest context / split_positions), at most kMostDecodeSplits. arrivals: [count][heads], zero, and zero
 // again afterwards. partials: attention_floats.
 cudaError_t decode_attend(const StepRows& rows, uint32_t count, const AttentionShape& shape,
                           const DecodeInput& in, const KvPages& kv, uint32_t splits, float* partials,

@@ -54,6 +54,17 @@ double estimate(const TileMatrix& m, uint32_t tokens, const TilePlan& p) {
 
 }  // namespace
 
+uint32_t decode_split(uint32_t rows, uint32_t kv_heads, uint32_t longest, uint32_t multiprocessors) {
+  // Beyond eight blocks a multiprocessor, what a block costs beside its positions shows; beyond 512 positions nothing is left to gain.
+  constexpr uint32_t kFewest = 64, kEnough = 512;
+  uint32_t positions = kFewest;
+  const auto splits = [&] { return ceil_div(longest, positions); };
+  while (splits() > kMostDecodeSplits ||
+         (positions < kEnough && uint64_t{rows} * kv_heads * splits() > uint64_t{8} * multiprocessors))
+    positions *= 2;
+  return positions;
+}
+
 uint32_t unit_cols_for(uint32_t cols, uint32_t warps) { return round_up(ceil_div(cols, warps), 8u); }
 
 uint32_t row_lanes_warps(uint32_t rows, uint32_t cols, const DeviceLimits& device) {

@@ -44,8 +44,9 @@ Runner::Runner(DecoderShape shape, DeviceBuffer embedding, DeviceBuffer final_no
   attention_.sliding_window = s.sliding_window;
   attention_.split_positions = std::max(256u, round_up(ceil_div(s.max_positions, 16u), kBlockTokens));
   most_splits_ = ceil_div(s.max_positions, attention_.split_positions);
-  if (!s.deterministic && decode_attention_shared_bytes(s.heads / s.kv_heads, s.head_dim) <= s.shared_bytes)
-    most_decode_splits_ = std::min(kMostDecodeSplits, ceil_div(s.max_positions, kDecodeSplit));
+  decode_attention_ = !s.deterministic && decode_attention_fits(s.head_dim);
+  const uint32_t most_decode_splits =
+      decode_attention_ ? std::min(kMostDecodeSplits, std::bit_ceil(ceil_div(s.max_positions, 64u))) : 0;
 
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "a stream");
   const uint64_t page_bytes = kv_bytes_per_block(s.kv, s.layers, s.kv_heads, s.head_dim) / 2 * s.blocks;
@@ -88,9 +89,9 @@ Runner::Runner(DecoderShape shape, DeviceBuffer embedding, DeviceBuffer final_no
   state_ = workspace(size_t{s.hidden} * 4);
   attention_partials_ =
       workspace(std::max(attention_floats(attention_, s.head_dim, rows, most_splits_),
-                         attention_floats(attention_, s.head_dim, kMostDecoded, most_decode_splits_)) *
+                         attention_floats(attention_, s.head_dim, kMostDecoded, most_decode_splits)) *
                 4);
-  arrivals_ = workspace(size_t{kMostDecoded} * s.kv_heads * sizeof(uint32_t));
+  arrivals_ = workspace(size_t{kMostDecoded} * s.heads * sizeof(uint32_t));
   workspace_ = {blas_.get(), partials_.as<float>(), expanded_.data(), wide_.data(), true};
   check(cudaDeviceSynchronize(), "zeroing workspaces");  // on another stream than the steps'
 }
@@ -175,7 +176,7 @@ void Runner::project_residual(const DeviceProjection& p, const Input& x, bool de
   collective_->add(mine, h, size_t{x.tokens} * shape_.hidden, stream_);
 }
 
-void Runner::enqueue(uint32_t rows, uint32_t splits, bool decode, bool runs, bool dependent) {
+void Runner::enqueue(uint32_t rows, uint32_t splits, uint32_t decode_positions, bool runs, bool dependent) {
   const DecoderShape& s = shape_;
   // No kernel of ours: what follows a sum over devices does not start before it ends.
   const bool after_sum = dependent && !collective_;
@@ -184,11 +185,12 @@ void Runner::enqueue(uint32_t rows, uint32_t splits, bool decode, bool runs, boo
     const DeviceLayer& layer = layers_[l];
     project_normed(layer.qkv, rows, layer.attention_norm, Store::f32, qkv_.data(), layer.qkv.out,
                    l == 0 ? dependent : after_sum, dependent);
-    if (decode) {
-      check(decode_attend(rows_, rows, attention_,
-                          {qkv_.as<float>(), layer.qkv.out, inv_freq_.as<float>(), s.attention_scale},
-                          pages(l), splits, attention_partials_.as<float>(), arrivals_.as<uint32_t>(),
-                          attended_.data(), attended_stride_, dependent, stream_),
+    if (decode_positions > 0) {
+      check(decode_attend(
+                rows_, rows, attention_,
+                {qkv_.as<float>(), layer.qkv.out, inv_freq_.as<float>(), s.attention_scale, decode_positions},
+                pages(l), splits, attention_partials_.as<float>(), arrivals_.as<uint32_t>(), attended_.data(),
+                attended_stride_, dependent, stream_),
             "attention");
     } else {
       check(rotate_and_store(rows_, rows, qkv_.as<float>(), layer.qkv.out, s.heads, inv_freq_.as<float>(),
@@ -265,14 +267,19 @@ void Runner::forward(std::span<const RowRun> runs) {
         "the step's blocks");
   uint32_t splits = ceil_div(static_cast<uint32_t>(longest), attention_.split_positions);
   if (bucket) {
-    const uint32_t decode_splits = ceil_div(static_cast<uint32_t>(longest), kDecodeSplit);
-    const bool decode = decode_splits <= most_decode_splits_;
-    splits = decode ? std::min(std::bit_ceil(decode_splits), most_decode_splits_)
-                    : std::min(std::bit_ceil(splits), most_splits_);
-    replay(uint64_t{decode} << 62 | uint64_t{bucket} << 32 | splits,
-           [&] { enqueue(bucket, splits, decode, false, shape_.dependent_launch); });
+    // A graph serves contexts up to a power of two.
+    const uint32_t reach = std::bit_ceil(std::max(static_cast<uint32_t>(longest), 64u));
+    uint32_t split_positions = 0;
+    if (decode_attention_) {
+      split_positions = decode_split(bucket, shape_.kv_heads, reach, shape_.multiprocessors);
+      splits = ceil_div(reach, split_positions);
+    } else {
+      splits = std::min(std::bit_ceil(splits), most_splits_);
+    }
+    replay(uint64_t{bucket} << 32 | (decode_attention_ ? reach : splits),
+           [&] { enqueue(bucket, splits, split_positions, false, shape_.dependent_launch); });
   } else {
-    enqueue(count, splits, false, !single, false);
+    enqueue(count, splits, 0, !single, false);
   }
 }
 

@@ -23,9 +23,9 @@ struct DecoderShape {
   float attention_scale = 1;  // of cosines and sines
   uint32_t max_rows = 0, max_logit_rows = 0, max_positions = 0, blocks = 0;
   KvElement kv = KvElement::f16;
-  bool dependent_launch = true;       // compute capability 9.0 and newer
-  bool deterministic = false;         // a row's results do not depend on the rows beside it, bit for bit
-  uint32_t shared_bytes = 227 << 10;  // that one block may have
+  bool dependent_launch = true;  // compute capability 9.0 and newer
+  bool deterministic = false;    // a row's results do not depend on the rows beside it, bit for bit
+  uint32_t multiprocessors = 132;
 };
 
 // Matrices that share an input and write side by side.
@@ -81,7 +81,8 @@ class Runner {
  private:
   KvPages pages(uint32_t layer) const;
   // decode: one row a sequence, attended as such. runs: several rows of some.
-  void enqueue(uint32_t rows, uint32_t splits, bool decode, bool runs, bool dependent);
+  // decode_positions: of a split, where each row is a sequence's next; 0: rows of prompts, or attended like those.
+  void enqueue(uint32_t rows, uint32_t splits, uint32_t decode_positions, bool runs, bool dependent);
   // What a layer makes of the residual stream: its norm, inside the product where that can be, and the projection. first_dependent: of
   // the first launch, whose predecessor may be none of ours.
   void project_normed(const DeviceProjection& p, uint32_t rows, const DeviceBuffer& norm, Store store,
@@ -106,7 +107,7 @@ class Runner {
   std::unique_ptr<Collective> collective_;
   AttentionShape attention_;
   uint32_t x_stride_, attended_stride_, ffn_stride_, table_stride_, most_tables_, most_splits_;
-  uint32_t most_decode_splits_ = 0;  // 0: rows of decoding are attended as those of prompts
+  bool decode_attention_ = false;  // or else rows of decoding are attended as those of prompts
   uint64_t workspace_bytes_ = 0;
 
   DeviceBuffer keys_, values_;

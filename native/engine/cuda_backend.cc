@@ -140,7 +140,7 @@ class CudaBackend final : public Backend {
       shape.kv = kv_element(options.kv);
       shape.dependent_launch = devices[rank].major >= 9;
       shape.deterministic = options.deterministic;
-      shape.shared_bytes = devices[rank].shared_bytes;
+      shape.multiprocessors = devices[rank].multiprocessors;
       shape.hidden = c.hidden, shape.layers = c.layers, shape.norm_eps = c.norm_eps;
       shape.heads = c.heads / ranks_, shape.kv_heads = c.kv_heads / ranks_, shape.head_dim = c.head_dim;
       shape.sliding_window = c.sliding_window;

@@ -239,7 +239,9 @@ void test_attention(Attention a, const std::string& name, bool decode) {
     AttentionShape shape;
     shape.heads = h.heads, shape.scale = 1.0f / std::sqrt(static_cast<float>(h.dim)),
     shape.sliding_window = a.window;
-    const uint32_t splits = ceil_div(longest, fused ? kDecodeSplit : shape.split_positions);
+    // Short splits, and as many positions as a device of few multiprocessors would take.
+    const uint32_t decode_positions = name.size() % 2 ? 64 : decode_split(count, h.kv_heads, longest, 4);
+    const uint32_t splits = ceil_div(longest, fused ? decode_positions : shape.split_positions);
     DeviceBuffer partials(attention_floats(shape, h.dim, count, splits) * 4 + 256),
         q(size_t{count} * wide * 4), arrivals(size_t{count} * h.kv_heads * 4 + 256);
     std::vector<uint16_t> got(size_t{count} * wide, 0x7fc0);
@@ -248,9 +250,9 @@ void test_attention(Attention a, const std::string& name, bool decode) {
     for (int again = 0; again < 2; ++again) {
       cudaError_t error = cudaSuccess;
       if (fused) {
-        error = decode_attend(rows, count, shape, {qkv.as<float>(), a.qkv_stride, inv_freq.as<float>(), 1.0f},
-                              pages, splits, partials.as<float>(), arrivals.as<uint32_t>(), out.data(), wide,
-                              again == 1, 0);
+        error = decode_attend(
+            rows, count, shape, {qkv.as<float>(), a.qkv_stride, inv_freq.as<float>(), 1.0f, decode_positions},
+            pages, splits, partials.as<float>(), arrivals.as<uint32_t>(), out.data(), wide, again == 1, 0);
       } else {
         error = rotate_and_store(rows, count, qkv.as<float>(), a.qkv_stride, h.heads, inv_freq.as<float>(),
                                  1.0f, pages, q.as<float>(), false, 0);

@@ -220,6 +220,22 @@ FILIGREE_TEST(cuda_plans) {
   check(!tile_class_for(Values::i8, 17, &found));
 }
 
+FILIGREE_TEST(cuda_decode_splits) {
+  check_equal(decode_split(1, 32, 576, 132), 64u, "one sequence: as many blocks as there can be");
+  check_equal(decode_split(16, 32, 576, 132), 512u, "many: few and long ones");
+  check_equal(decode_split(16, 8, 576, 132), 128u);
+  check_equal(decode_split(1, 1, 131072, 132), 1024u, "no more splits than there is room for");
+  for (const uint32_t rows : {1u, 7u, 32u}) {
+    for (const uint32_t heads : {1u, 8u, 32u}) {
+      for (uint32_t longest = 1; longest < 300000; longest = longest * 3 + 1) {
+        const uint32_t positions = decode_split(rows, heads, longest, 132);
+        check(positions >= 64 && (positions & (positions - 1)) == 0 &&
+              ceil_div(longest, positions) <= kMostDecodeSplits);
+      }
+    }
+  }
+}
+
 FILIGREE_TEST(cuda_plans_that_were_measured_come_first) {
   TileMatrix m;
   m.rows = 12288, m.cols = 4096;

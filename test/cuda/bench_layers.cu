@@ -1,0 +1,142 @@
+// filigree_cuda_layers_bench: what a decode step does between its linear layers, on the shape of Llama-2-7B: attention over a paged cache
+// (GB/s are of keys and values), and norms. Layers' caches rotate past the L2; all launches stand in one CUDA graph, dependent on each
+// other as in a step.
+//   --context 576   --rows 1,16   --kv f16,fp8
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "cuda/layers.h"
+#include "cuda/memory.h"
+
+namespace filigree::cuda {
+namespace {
+
+constexpr uint32_t kHeads = 32, kDim = 128, kHidden = kHeads * kDim, kQkv = 3 * kHidden, kLayers = 16;
+
+double median_us(cudaStream_t stream, int per_replay, const std::function<void()>& launches) {
+  launches();
+  check(cudaStreamSynchronize(stream), "launches");
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
+  launches();
+  check(cudaStreamEndCapture(stream, &graph), "capture");
+  check(cudaGraphInstantiate(&exec, graph, 0), "graph");
+  cudaEvent_t begin, end;
+  cudaEventCreate(&begin), cudaEventCreate(&end);
+  std::vector<float> times;
+  for (int r = 0; r < 12; ++r) {
+    cudaEventRecord(begin, stream);
+    cudaGraphLaunch(exec, stream);
+    cudaEventRecord(end, stream);
+    check(cudaEventSynchronize(end), "replay");
+    float ms = 0;
+    cudaEventElapsedTime(&ms, begin, end);
+    if (r >= 3) times.push_back(ms * 1e3f / static_cast<float>(per_replay));
+  }
+  cudaGraphExecDestroy(exec), cudaGraphDestroy(graph);
+  cudaEventDestroy(begin), cudaEventDestroy(end);
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2];
+}
+
+void measure(KvElement element, const char* name, uint32_t rows, uint32_t context) {
+  cudaStream_t stream;
+  check(cudaStreamCreate(&stream), "stream");
+  const uint32_t blocks = (context + kBlockTokens - 1) / kBlockTokens;
+  const size_t layer_bytes = size_t{rows} * blocks * kHeads * kv_head_bytes(element, kDim);
+  const DeviceBuffer keys(layer_bytes * kLayers), values(layer_bytes * kLayers);
+  std::vector<int32_t> tables(size_t{rows} * blocks), positions(rows, static_cast<int32_t>(context) - 1),
+      ids(rows);
+  for (size_t i = 0; i < tables.size(); ++i) tables[i] = static_cast<int32_t>(i * 7 % tables.size());
+  for (uint32_t r = 0; r < rows; ++r) ids[r] = static_cast<int32_t>(r);
+  DeviceBuffer d_tables(tables.size() * 4), d_positions(rows * 4), d_ids(rows * 4);
+  d_tables.upload(tables.data(), tables.size() * 4), d_positions.upload(positions.data(), rows * 4);
+  d_ids.upload(ids.data(), rows * 4);
+  const StepRows step{d_ids.as<int32_t>(), d_positions.as<int32_t>(), d_ids.as<int32_t>(),
+                      d_tables.as<int32_t>(), blocks};
+  const AttentionShape shape{kHeads, 0.0883883f, 0, 256};
+  const uint32_t split = decode_split(rows, kHeads, context, 132), splits = (context + split - 1) / split;
+  const DeviceBuffer qkv(size_t{rows} * kQkv * 4), angles(kDim * 2), hidden(size_t{rows} * kHidden * 4),
+      weight(kHidden * 4), partials(attention_floats(shape, kDim, rows, splits) * 4),
+      arrivals(size_t{rows} * kHeads * 4), attended(size_t{rows} * kHidden * 2),
+      normed(size_t{rows} * kHidden * 2);
+  const auto attention = [&](uint32_t l) {
+    const KvPages pages{element, kHeads, kDim, keys.as<uint8_t>() + l * layer_bytes,
+                        values.as<uint8_t>() + l * layer_bytes};
+    check(
+        decode_attend(step, rows, shape, {qkv.as<float>(), kQkv, angles.as<float>(), 1, split}, pages, splits,
+                      partials.as<float>(), arrivals.as<uint32_t>(), attended.data(), kHidden, true, stream),
+        "attention");
+  };
+  const auto norm = [&] {
+    check(rms_norm(hidden.as<float>(), nullptr, rows, weight.as<float>(), 1e-5f, kHidden, normed.data(),
+                   kHidden, nullptr, true, stream),
+          "norm");
+  };
+  const double us = median_us(stream, kLayers, [&] {
+    for (uint32_t l = 0; l < kLayers; ++l) attention(l);
+  });
+  const double with_norm = median_us(stream, kLayers, [&] {
+    for (uint32_t l = 0; l < kLayers; ++l) attention(l), norm();
+  });
+  const double norms = median_us(stream, 64, [&] {
+    for (uint32_t l = 0; l < 64; ++l) norm();
+  });
+  const double bytes = 2.0 * rows * context * kHeads * kv_head_bytes(element, kDim) / kBlockTokens;
+  std::printf(
+      "%-4s cache, %2u sequences of %u: attention %6.2f us, %5.0f GB/s; with a norm after it %6.2f us; norm "
+      "%5.2f us\n",
+      name, rows, context, us, bytes / us * 1e-3, with_norm, norms);
+  cudaStreamDestroy(stream);
+}
+
+int run(int argc, char** argv) {
+  std::string rows = "1,16,32", kv = "f16,fp8";
+  uint32_t context = 576;
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const std::string key = argv[i];
+    if (key == "--context") {
+      context = static_cast<uint32_t>(std::max(1, std::atoi(argv[i + 1])));
+    } else if (key == "--rows") {
+      rows = argv[i + 1];
+    } else if (key == "--kv") {
+      kv = argv[i + 1];
+    } else {
+      std::fprintf(stderr, "unknown option %s\n", key.c_str());
+      return 2;
+    }
+  }
+  cudaDeviceProp device;
+  check(cudaGetDeviceProperties(&device, 0), "device");
+  std::printf("%s\n", device.name);
+  for (const auto& [name, element] : {std::pair{"f16", KvElement::f16},
+                                      {"bf16", KvElement::bf16},
+                                      {"i8", KvElement::i8},
+                                      {"fp8", KvElement::e4m3}}) {
+    if (("," + kv + ",").find("," + std::string(name) + ",") == std::string::npos) continue;
+    for (const char* at = rows.c_str(); *at;) {
+      char* end;
+      measure(element, name, static_cast<uint32_t>(std::strtoul(at, &end, 10)), context);
+      at = *end ? end + 1 : end;
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace filigree::cuda
+
+int main(int argc, char** argv) {
+  try {
+    return filigree::cuda::run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}
