@@ -48,6 +48,10 @@ namespace {
 constexpr int kRefinements4 = 3, kRefinements8 = 1;
 constexpr int kRefitSteps = 10;
 
+// A sweep makes up for a column by the columns after it alone. Beyond this share of zeros it is worth ten products more to fit all kept
+// weights to the mask: SmolLM2-135M at 70 % comes to perplexities of 256 to 325 without, as last bits have it, and of 207 to 212 with.
+constexpr double kSweepReaches = 0.6;
+
 using Clock = std::chrono::steady_clock;
 
 // |D X|^2 = tr(D H D^T) over the rows of D, a panel of columns J at a time: D_J (2 sum over I before J of D_I H_IJ + D_J H_JJ).
@@ -163,6 +167,8 @@ SolveReport solve(const SolveContext& context, const SolveOptions& options, Solv
 
   if (prunes) {
     prune(context, options, input, weight, mask, report);
+    if (options.solver == Solver::sparsegpt && options.pattern.of == 0 && options.sparsity > kSweepReaches)
+      refit(context, hessian->values(), original, mask, kRefitSteps, weight);
   } else if (options.keep_mask) {
     apply_mask(context.pool, mask, weight);
   }

@@ -284,6 +284,33 @@ FILIGREE_TEST(solvers_rank_as_their_papers_say_and_keep_their_pattern) {
   }
 }
 
+FILIGREE_TEST(sparsegpt_fits_what_stays_where_most_weights_go) {
+  Random random(24);
+  ThreadPool pool(2);
+  const GemmOps ops = select_gemm(detect_cpu());
+  const uint32_t rows = 48, n = 192;
+  SolveInput input = input_of(pool, ops, inputs_of(random, 1200, n), n);
+  const DenseMatrix weight = matrix_of(random, rows, n);
+  DampedHessian hessian(pool, ops, input.statistics->hessian(), n, 0.01);
+  for (const double sparsity : {0.5, 0.6, 0.7, 0.9}) {
+    DenseMatrix swept = copy_of(weight), solved = copy_of(weight);
+    Mask mask;
+    sweep_prune({pool, ops}, {}, sparsity, hessian, swept, mask);
+    SolveOptions options;
+    options.sparsity = sparsity;
+    Codes codes;
+    solve({pool, ops}, options, input, solved, codes);
+    for (size_t i = 0; i < mask.size(); ++i) check(mask[i] || solved.data()[i] == 0, "the sweep's zeros");
+    const double ratio =
+        error_of(hessian.values(), solved, weight) / error_of(hessian.values(), swept, weight);
+    if (sparsity > 0.6) {
+      check(ratio < 0.97, "misses less: " + std::to_string(ratio));
+    } else {
+      check(std::equal(swept.data(), swept.data() + swept.size(), solved.data()), "the sweep's weights");
+    }
+  }
+}
+
 FILIGREE_TEST(refit_ends_where_no_kept_weight_can_lower_the_error) {
   Random random(16);
   ThreadPool pool(2);
