@@ -18,6 +18,7 @@
 #include "cuda/blas.h"
 #include "cuda/linear.h"
 #include "cuda/pack.h"
+#include "replays.h"
 
 namespace filigree::cuda {
 namespace {
@@ -113,30 +114,13 @@ struct Bench {
       std::printf("  failed: %s\n", cudaGetErrorString(cudaGetLastError()));
       return INFINITY;
     }
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
-    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
-    bool ok = true;
-    for (int i = 0; i < copies; ++i) ok = ok && launch(i);
-    check(cudaStreamEndCapture(stream, &graph), "capture");
-    if (!ok) return INFINITY;
-    check(cudaGraphInstantiate(&exec, graph, 0), "graph");
-    cudaEvent_t begin, end;
-    cudaEventCreate(&begin), cudaEventCreate(&end);
-    std::vector<float> times;
-    for (int r = 0; r < replays + 2; ++r) {
-      cudaEventRecord(begin, stream);
-      cudaGraphLaunch(exec, stream);
-      cudaEventRecord(end, stream);
-      check(cudaEventSynchronize(end), "replay");
-      float ms = 0;
-      cudaEventElapsedTime(&ms, begin, end);
-      if (r >= 2) times.push_back(ms * 1e3f / static_cast<float>(copies));
-    }
-    cudaGraphExecDestroy(exec), cudaGraphDestroy(graph);
-    cudaEventDestroy(begin), cudaEventDestroy(end);
-    std::sort(times.begin(), times.end());
-    return times[times.size() / 2];
+    return test::replay_us(stream, replays,
+                           [&] {
+                             bool ok = true;
+                             for (int i = 0; i < copies; ++i) ok = ok && launch(i);
+                             return ok;
+                           }) /
+           copies;
   }
 
   static int copies_of(size_t bytes) {

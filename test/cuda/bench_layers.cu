@@ -12,37 +12,22 @@
 
 #include "cuda/layers.h"
 #include "cuda/memory.h"
+#include "replays.h"
 
 namespace filigree::cuda {
 namespace {
 
 constexpr uint32_t kHeads = 32, kDim = 128, kHidden = kHeads * kDim, kQkv = 3 * kHidden, kLayers = 16;
 
-double median_us(cudaStream_t stream, int per_replay, const std::function<void()>& launches) {
-  launches();
+// Once outside the graph, then in it.
+double each_us(cudaStream_t stream, int launches, const std::function<void(int)>& launch) {
+  const auto all = [&] {
+    for (int i = 0; i < launches; ++i) launch(i);
+    return true;
+  };
+  all();
   check(cudaStreamSynchronize(stream), "launches");
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
-  launches();
-  check(cudaStreamEndCapture(stream, &graph), "capture");
-  check(cudaGraphInstantiate(&exec, graph, 0), "graph");
-  cudaEvent_t begin, end;
-  cudaEventCreate(&begin), cudaEventCreate(&end);
-  std::vector<float> times;
-  for (int r = 0; r < 12; ++r) {
-    cudaEventRecord(begin, stream);
-    cudaGraphLaunch(exec, stream);
-    cudaEventRecord(end, stream);
-    check(cudaEventSynchronize(end), "replay");
-    float ms = 0;
-    cudaEventElapsedTime(&ms, begin, end);
-    if (r >= 3) times.push_back(ms * 1e3f / static_cast<float>(per_replay));
-  }
-  cudaGraphExecDestroy(exec), cudaGraphDestroy(graph);
-  cudaEventDestroy(begin), cudaEventDestroy(end);
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
+  return test::replay_us(stream, 9, all) / launches;
 }
 
 void measure(KvElement element, const char* name, uint32_t rows, uint32_t context) {
@@ -61,14 +46,17 @@ void measure(KvElement element, const char* name, uint32_t rows, uint32_t contex
   const StepRows step{d_ids.as<int32_t>(), d_positions.as<int32_t>(), d_ids.as<int32_t>(),
                       d_tables.as<int32_t>(), blocks};
   const AttentionShape shape{kHeads, 0.0883883f, 0, 256};
-  const uint32_t split = decode_split(rows, kHeads, context, 132), splits = (context + split - 1) / split;
+  int multiprocessors = 0;
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0), "device");
+  const uint32_t split = decode_split(rows, kHeads, context, static_cast<uint32_t>(multiprocessors)),
+                 splits = (context + split - 1) / split;
   const DeviceBuffer qkv(size_t{rows} * kQkv * 4), angles(kDim * 2), hidden(size_t{rows} * kHidden * 4),
       weight(kHidden * 4), partials(attention_floats(shape, kDim, rows, splits) * 4),
       arrivals(size_t{rows} * kHeads * 4), attended(size_t{rows} * kHidden * 2),
       normed(size_t{rows} * kHidden * 2);
-  const auto attention = [&](uint32_t l) {
-    const KvPages pages{element, kHeads, kDim, keys.as<uint8_t>() + l * layer_bytes,
-                        values.as<uint8_t>() + l * layer_bytes};
+  const auto attention = [&](int l) {
+    const KvPages pages{element, kHeads, kDim, keys.as<uint8_t>() + static_cast<size_t>(l) * layer_bytes,
+                        values.as<uint8_t>() + static_cast<size_t>(l) * layer_bytes};
     check(
         decode_attend(step, rows, shape, {qkv.as<float>(), kQkv, angles.as<float>(), 1, split}, pages, splits,
                       partials.as<float>(), arrivals.as<uint32_t>(), attended.data(), kHidden, true, stream),
@@ -79,15 +67,9 @@ void measure(KvElement element, const char* name, uint32_t rows, uint32_t contex
                    kHidden, nullptr, true, stream),
           "norm");
   };
-  const double us = median_us(stream, kLayers, [&] {
-    for (uint32_t l = 0; l < kLayers; ++l) attention(l);
-  });
-  const double with_norm = median_us(stream, kLayers, [&] {
-    for (uint32_t l = 0; l < kLayers; ++l) attention(l), norm();
-  });
-  const double norms = median_us(stream, 64, [&] {
-    for (uint32_t l = 0; l < 64; ++l) norm();
-  });
+  const double us = each_us(stream, kLayers, attention),
+               with_norm = each_us(stream, kLayers, [&](int l) { attention(l), norm(); }),
+               norms = each_us(stream, 64, [&](int) { norm(); });
   const double bytes = 2.0 * rows * context * kHeads * kv_head_bytes(element, kDim) / kBlockTokens;
   std::printf(
       "%-4s cache, %2u sequences of %u: attention %6.2f us, %5.0f GB/s; with a norm after it %6.2f us; norm "
