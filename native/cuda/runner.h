@@ -80,8 +80,8 @@ class Runner {
 
  private:
   KvPages pages(uint32_t layer) const;
-  // decode: one row a sequence, attended as such. runs: several rows of some.
-  // decode_positions: of a split, where each row is a sequence's next; 0: rows of prompts, or attended like those.
+  // decode_positions: of a split, where each row is a sequence's next; 0: rows of prompts, or attended like those. runs: several rows of
+  // some sequence.
   void enqueue(uint32_t rows, uint32_t splits, uint32_t decode_positions, bool runs, bool dependent);
   // What a layer makes of the residual stream: its norm, inside the product where that can be, and the projection. first_dependent: of
   // the first launch, whose predecessor may be none of ours.
