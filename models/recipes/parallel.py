@@ -1,7 +1,7 @@
 """One process a GPU (torchrun), or one process alone: the few collectives that the recipe needs."""
 
 import os
-
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -15,7 +15,8 @@ def setup() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
     if WORLD > 1:
-        dist.init_process_group('nccl' if torch.cuda.is_available() else 'gloo')
+        backend = 'nccl' if torch.cuda.is_available() else 'gloo'
+        dist.init_process_group(backend, timeout=timedelta(seconds=300))  # a run in a lease has no ten minutes to lose
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:

@@ -235,7 +235,6 @@ class Run:
                     self.evaluate(name, params, grid)
 
     def finetune(self):
-        self.remembered = None  # the streams stay: one-shot models are calibrated on them
         arrays = dict(np.load(self._wait('finetune.npz')))
         spec, folder = self.recipe['finetune'], self.file('finetuned')
         folder.mkdir(exist_ok=True)
@@ -255,9 +254,12 @@ class Run:
         wanted = [n for n in (*r['evaluate'], *r.get('finetune', {}).get('models', {}).values()) if n in r['stages']]
         for name in wanted:
             self.model(name)
+        self.remembered = None  # the streams stay: one-shot models are calibrated on them
+        if DEVICE == 'cuda':
+            torch.cuda.empty_cache()
+        self.evaluate_all()
         if r.get('finetune'):
             self.finetune()
-        self.evaluate_all()
         parallel.barrier()
         self.log('END')
 
@@ -287,6 +289,10 @@ def warm(recipe: dict):
     spec = recipe['train'] | {'mix': {'x': 1.0}, 'qat_from': 0.5, 'tokens': 24 * batch * length * parallel.WORLD}
     spec |= {'log_every': 3, 'ce': 0.1, 'qat': {'i8': 0.5, 'i4': 0.5}}
     trainer.run(f'batch of {batch} x {length}', params, streams, spec, remembered=states)
+    if recipe.get('finetune'):  # each process alone, another batch, the teacher asked in every step
+        trainer.together, tuning = False, recipe['finetune']['train'] | recipe['finetune']['sparse']
+        spec |= tuning | {'tokens': 6 * tuning['batch'] * tuning['length'], 'qat_from': 1.0}
+        trainer.run('fine-tune', params, streams, spec)
     say(f'training peaks at {torch.cuda.max_memory_allocated() / 2**30 if DEVICE == "cuda" else 0:.0f} GiB')
 
 

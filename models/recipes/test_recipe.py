@@ -218,7 +218,7 @@ def test_a_run_resumes_where_it_was(tmp_path):
 
     trainer._save = stop_after_saving
     with pytest.raises(Stop):
-        trainer.run('t', pruned, stream, SPEC | {'qat_from': 1.0, 'checkpoint_seconds': 0}, path)
+        trainer.run('t', pruned, stream, SPEC | {'qat_from': 1.0, 'checkpoint_seconds': 0, 'log_every': 3}, path)
     del trainer._save
     again = trainer.run('t', pruned, stream, SPEC | {'qat_from': 1.0}, path)
     for a, b in zip(tensors_of(whole), tensors_of(again)):

@@ -51,7 +51,7 @@ class Trainer:
         ends, a function that returns the time when the run shall be over, asked again and again; export, a function of the
         weights, called about every export_seconds.
         """
-        world, rank = (parallel.WORLD, parallel.RANK) if self.together else (1, 0)
+        world = parallel.WORLD if self.together else 1
         if DEVICE == 'cuda':
             torch.cuda.empty_cache()
         flat = self.flat
@@ -69,8 +69,8 @@ class Trainer:
             raise ValueError(f'{name}: neither tokens nor an end')
         interludes = sorted(more.get('interludes', []), key=lambda i: i[0])
         step = 0
-        if checkpoint and os.path.exists(f'{checkpoint}.{rank}'):
-            step = self._restore(f'{checkpoint}.{rank}', theta, mask, adam, data)
+        if checkpoint and os.path.exists(f'{checkpoint}.0'):
+            step = self._restore(checkpoint, theta, mask, adam, data)
             search = search if search and step < spec['search']['until'] * total else None
             self.log(f'{name}: resumed at step {step}')
         first, chooser = step, torch.Generator().manual_seed(spec['seed'] + 1)
@@ -136,17 +136,15 @@ class Trainer:
                     recent = (now - last) / seen
                     pace = 0.8 * pace + 0.2 * min(recent, 1.2 * pace) if pace else recent
                     left = max(0.0, ends() - now - spec.get('interlude_seconds', 0) * len(interludes))
-                    total = parallel.from_first(step + int(left / pace)) if world > 1 else step + int(left / pace)
+                    total = self._first(step + int(left / pace))
                 if 'export' in more and now - exported > spec['export_seconds']:
                     more['export'](tree_map(lambda t: t.detach(), flat.tree(theta)))
                     exported = time.time()
+                if checkpoint and self._first(now - saved > spec.get('checkpoint_seconds', 120)):
+                    self._save(checkpoint, step, theta, mask, adam, data)
+                    saved = time.time()
                 sums.zero_()
                 seen, last = 0, time.time()
-            if checkpoint and time.time() - saved > spec.get('checkpoint_seconds', 120):
-                self._save(f'{checkpoint}.{rank}', step, theta, mask, adam, data)
-                sums.zero_()
-                seen, saved = 0, time.time()
-                last = saved
         if not torch.equal(flat.mask(theta), mask):
             raise RuntimeError(f'{name}: a mask moved')
         self.log(
@@ -188,17 +186,27 @@ class Trainer:
             flat(h), weights['embed'], flat(states), teacher['embed'], y.reshape(-1), *weights_of_loss
         )
 
+    def _first(self, value):
+        """The first process's value where all train one model: clocks differ."""
+        return parallel.from_first(value) if self.together else value
+
     @staticmethod
     def _save(path, step, theta, mask, adam, data):
-        state = {'step': step, 'theta': theta, 'mask': mask, 'optimizer': adam.state_dict(), 'data': data.state()}
-        torch.save(state, path + '.partial')
-        os.replace(path + '.partial', path)
+        """path.0: step, weights and moments, the same in every process; path.data.RANK: where each stands in its own text."""
+        own = f'{path}.data.{parallel.RANK}'
+        torch.save(data.state(), own + '.partial')
+        os.replace(own + '.partial', own)
+        if parallel.RANK == 0:
+            state = {'step': step, 'theta': theta, 'mask': mask, 'optimizer': adam.state_dict()}
+            torch.save(state, path + '.partial')
+            os.replace(path + '.partial', path + '.0')
 
     @staticmethod
     def _restore(path, theta, mask, adam, data) -> int:
-        state = torch.load(path, map_location=DEVICE, weights_only=False)
+        state = torch.load(path + '.0', map_location=DEVICE, weights_only=False)
         theta.copy_(state['theta'])
         mask.copy_(state['mask'])
         adam.load_state_dict(state['optimizer'])
-        data.restore(state['data'])
+        if os.path.exists(f'{path}.data.{parallel.RANK}'):
+            data.restore(torch.load(f'{path}.data.{parallel.RANK}', weights_only=False))
         return state['step']
