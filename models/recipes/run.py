@@ -168,9 +168,13 @@ class Run:
                 (at, lambda student, n=n: self.own_chats(student, spec, n)) for n, at in enumerate(spec['own']['at'])
             ]
         resume = str(self.file(f'{name}.resume')) if spec.get('checkpoint_seconds') else None
+        self.trainer.together = not spec.get('apart')
         result = self.trainer.run(
             name, params, self.streams, spec, resume, remembered=self.remembered, interludes=interludes, **more
         )
+        if spec.get('apart'):  # each process its own copy on its own text, all under one mask: their mean keeps it
+            result = tree_map(lambda t: parallel.sum_over_ranks(t.clone()) / parallel.WORLD, result)
+            self.trainer.together = True
         digest = checkpoint.mask_digest(self.config, result)
         self.log(f'{name}: masks sha256 {digest}', record={'masks': name, 'sha256': digest})
         if parallel.RANK == 0:
