@@ -1,368 +1,274 @@
+#include "cuda/attention_tiles.cuh"
+#include "cuda/launch.cuh"
 #include "cuda/layers.h"
-#include "cuda/pages.cuh"
-#include "cuda/store.cuh"
 
-// Attention of a decode step in one launch: rotary embedding, the new row of the cache, scores, softmax and sums. A block has one split of
-// one row's context, for up to four query heads that share a key head. Its warps take the cache's blocks of 16 positions in turn, straight
-// into registers, the next one's keys while this one's values are added; what the cache held before this step is fetched while the
-// projection still runs. Each group of Lanes lanes holds one position's row and its own running maximum and sums, joined at the end. Where
-// a row's context has several splits, the last block of a row and key head to finish joins them, in their order.
+// Attention of a decode step in one launch: rotary embedding, the new row of the cache, scores, softmax and sums, both products on the
+// tensor cores. A block has one split of one row's context, for the query heads that share a key head, up to eight of them. Its warps take
+// the cache's blocks of 16 positions in turn, straight into registers: the next one's keys while this one's values are added, the next
+// one's values after that; what the cache held before this step is fetched while the projection still runs. Where a row's context has
+// several splits, the last block of a row and key head to finish joins them, in their order.
 
 namespace filigree::cuda {
+
+// All of a block's shared memory.
+extern __shared__ __align__(128) uint8_t shared[];
+
 namespace {
 
-constexpr uint32_t kAttendThreads = 128, kAttendWarps = kAttendThreads / 32;
+constexpr uint32_t kWarps = 4, kThreads = kWarps * 32;
+static_assert(256 / 2 <= kThreads);  // a thread a pair of columns
+constexpr float kLog2e = 1.44269504f;
 
-template <class T, int Heads>
+// The part of a row's context that a block attends, [begin, end): all splits of a row are as long, to a block of the cache.
+struct Span {
+  uint32_t begin, end, splits;  // of the row
+
+  FILIGREE_DEVICE Span(uint32_t context, uint32_t window, uint32_t split, uint32_t most_log2) {
+    const uint32_t oldest = window && context > window ? context - window : 0;
+    const uint32_t first = oldest / kBlockTokens, blocks = ceil_div(context, kBlockTokens) - first;
+    splits = ((blocks * kBlockTokens - 1) >> most_log2) + 1;
+    // Exact below 2^20 blocks: the half keeps it from every whole number by more than the division is off.
+    const uint32_t each = static_cast<uint32_t>(
+                       __fdividef(static_cast<float>(blocks) + 0.5f, static_cast<float>(splits))),
+                   longer = blocks - each * splits;
+    const uint32_t from = first + split * each + min(split, longer);
+    begin = max(from * kBlockTokens, oldest);
+    end = split < splits ? min((from + each + (split < longer ? 1 : 0)) * kBlockTokens, context) : 0;
+  }
+};
+
+// Query heads of a key head, those of a block, blocks that share a key head; splits of the grid, the logarithm of their most positions.
+struct Division {
+  uint32_t group, heads, parts, splits, most_log2;
+};
+
+// Places in shared memory, in bytes.
+template <class T, uint32_t Dims>
 struct DecodeShared {
-  uint32_t turns, query, fresh, fresh_scales, sums, weights, bytes;
-  // Places in shared memory, in bytes. dim is a multiple of 8.
-  FILIGREE_HD explicit DecodeShared(uint32_t dim) {
-    turns = 0;                        // [half] cosine, sine
-    query = turns + dim * 4;          // [Heads][dim]
-    fresh = query + Heads * dim * 4;  // the new key, the new value: [dim] each
-    fresh_scales = fresh + 2 * dim * static_cast<uint32_t>(sizeof(T));
-    sums = round_up(fresh_scales + 8, 16u);                 // [warps][Heads][dim + 2]: sums, total, maximum
-    weights = sums + kAttendWarps * Heads * (dim + 2) * 4;  // [Heads][splits]
-    bytes = weights + Heads * kMostDecodeSplits * 4;
-  }
+  static constexpr uint32_t turns = 0,               // [half] cosine, sine
+      weights = turns + Dims * 4,                    // [warps][heads] reference, total
+      joins = weights + kWarps * kMostHeads<T> * 8,  // is this block the last of its row and key head
+      fresh_scales = joins + 8,                      // of the new key and the new value
+      fresh = fresh_scales + 8,                      // [dim] each
+      query = fresh + 2 * Dims * sizeof(T),          // fragments
+      sums = query + kFragmentBytes * (Dims / 16);   // [warps][heads][dim]
+  static_assert(fresh % 16 == 0 && query % 16 == 0);
 };
 
-FILIGREE_DEVICE uint4 load_piece(const uint4* from) { return __ldcg(from); }
-FILIGREE_DEVICE uint2 load_piece(const uint2* from) { return __ldcg(from); }
-
-// What a group of lanes has added of its positions, each lane for its piece of the head.
-template <int Heads>
-struct Softmax {
-  float most[Heads], total[Heads], sum[Heads][kPiece];
-
-  FILIGREE_DEVICE Softmax() {
+// One column of the joined splits of a head, [splits][dim + 2]: sums, reference, total. A pass asks for all of its parts at once; a lane
+// has the weight of one of them.
+FILIGREE_DEVICE float join_splits(const float* parts, uint32_t dim, uint32_t splits, uint32_t column,
+                                  uint32_t lane) {
+  constexpr uint32_t kTogether = 16;
+  float reference = -INFINITY, sum = 0, total = 0;
+#pragma unroll 1
+  for (uint32_t first = 0; first < splits; first += kTogether) {
+    const auto part = [&](uint32_t i) {
+      return parts + static_cast<size_t>(min(first + i, splits - 1)) * (dim + 2);
+    };
+    float value[kTogether];
+    float2 weight = __ldcg(reinterpret_cast<const float2*>(part(lane % kTogether) + dim));
 #pragma unroll
-    for (int g = 0; g < Heads; ++g) {
-      most[g] = -INFINITY, total[g] = 0;
+    for (uint32_t i = 0; i < kTogether; ++i) value[i] = __ldcg(part(i) + column);
+    if (first + lane % kTogether >= splits) weight.x = -INFINITY;
+    float higher = fmaxf(reference, weight.x);
 #pragma unroll
-      for (uint32_t i = 0; i < kPiece; ++i) sum[g][i] = 0;
-    }
+    for (int o = kTogether / 2; o; o >>= 1) higher = fmaxf(higher, __shfl_xor_sync(~0u, higher, o));
+    const float factor = exp2_approx(reference - higher), mine = exp2_approx(weight.x - higher);
+    reference = higher, sum *= factor, total = fmaf(weight.y, mine, total * factor);
+#pragma unroll
+    for (uint32_t i = 0; i < kTogether; ++i)
+      sum = fmaf(value[i], __shfl_sync(~0u, mine, static_cast<int>(i)), sum);
   }
-  FILIGREE_DEVICE void raise(int g, float to) {
-    if (!(to > most[g])) return;
-    const float factor = __expf(most[g] - to);
-    most[g] = to, total[g] *= factor;
 #pragma unroll
-    for (uint32_t i = 0; i < kPiece; ++i) sum[g][i] *= factor;
-  }
-  template <class Piece, class T>
-  FILIGREE_DEVICE void add(int g, float weight, float scale, const Piece& value, const T* type) {
-    total[g] += weight;
-    weight *= scale;
-#pragma unroll
-    for (uint32_t i = 0; i < kPiece / 2; ++i) {
-      const float2 v = widen(value, i, type);
-      sum[g][2 * i] = fmaf(weight, v.x, sum[g][2 * i]);
-      sum[g][2 * i + 1] = fmaf(weight, v.y, sum[g][2 * i + 1]);
-    }
-  }
-};
-
-template <class Piece, class T>
-FILIGREE_DEVICE float dot(const Piece& key, const float (&query)[kPiece], const T* type) {
-  float s = 0;
-#pragma unroll
-  for (uint32_t i = 0; i < kPiece / 2; ++i) {
-    const float2 k = widen(key, i, type);
-    s = fmaf(k.y, query[2 * i + 1], fmaf(k.x, query[2 * i], s));
-  }
-  return s;
+  for (int o = kTogether / 2; o; o >>= 1) total += __shfl_xor_sync(~0u, total, o);
+  return __fdividef(sum, total);
 }
 
-template <class T, int Heads, int Lanes>
-__global__ void __launch_bounds__(kAttendThreads)
+template <class T, uint32_t Dims>
+__global__ void __launch_bounds__(kThreads, Dims > 128 ? 2 : 4)
     decode_attend_kernel(const StepRows rows, const AttentionShape shape, const DecodeInput in,
-                         const KvPages kv, const uint32_t splits, float* partials, uint32_t* arrivals,
+                         const KvPages kv, const Division division, float* partials, uint32_t* arrivals,
                          __nv_bfloat16* out, const uint32_t stride) {
-  extern __shared__ __align__(16) uint8_t bytes[];
-  __shared__ bool joins;
-  constexpr const T* kType = nullptr;
-  constexpr uint32_t kRows = 32 / Lanes, kLoads = kBlockTokens / kRows;  // positions a load, loads a block
-  const uint32_t group = shape.heads / kv.kv_heads, blocks_of_group = ceil_div(group, uint32_t{Heads});
-  const uint32_t kv_head = blockIdx.x / blocks_of_group, first_head = blockIdx.x % blocks_of_group * Heads;
-  const uint32_t query_head = kv_head * group + first_head, heads = min(uint32_t{Heads}, group - first_head);
-  const uint32_t row = blockIdx.y, split = blockIdx.z, dim = kv.head_dim, half = dim / 2;
+  using Place = DecodeShared<T, Dims>;
+  float2* const turns = reinterpret_cast<float2*>(shared + Place::turns);
+  float2* const weights = reinterpret_cast<float2*>(shared + Place::weights);
+  uint32_t& joins = *reinterpret_cast<uint32_t*>(shared + Place::joins);
+  float* const fresh_scales = reinterpret_cast<float*>(shared + Place::fresh_scales);
+  T* const fresh = reinterpret_cast<T*>(shared + Place::fresh);
+  uint4* const query = reinterpret_cast<uint4*>(shared + Place::query);
+  float* const sums = reinterpret_cast<float*>(shared + Place::sums);
+  const uint32_t dim = kv.head_dim, half = dim / 2;
+  const uint32_t row = blockIdx.y, kv_head = blockIdx.x;
+  const uint32_t part = division.parts == 1 ? 0 : blockIdx.z / division.splits,
+                 split = blockIdx.z - part * division.splits;
+  const uint32_t query_head = kv_head * division.group + part * division.heads,
+                 heads = min(division.heads, division.group - part * division.heads);
   const uint32_t thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-  const uint32_t piece = lane % Lanes, my_row = lane / Lanes;
-  const bool has_piece = piece * kPiece < dim;
-  const DecodeShared<T, Heads> place(dim);
-  using Piece = typename KvTraits<T>::Piece;
-  float2* const turns = reinterpret_cast<float2*>(bytes + place.turns);
-  float* const query = reinterpret_cast<float*>(bytes + place.query);
-  T* const fresh = reinterpret_cast<T*>(bytes + place.fresh);
-  float* const fresh_scales = reinterpret_cast<float*>(bytes + place.fresh_scales);
-  float* const sums = reinterpret_cast<float*>(bytes + place.sums);
-  float* const weights = reinterpret_cast<float*>(bytes + place.weights);
   let_next_start();
 
   // Rows and tables were copied before the step's first kernel, and the cache's earlier rows in earlier steps.
-  const int32_t position = rows.positions[row], table_of_row = rows.tables[row];
-  const uint32_t context = position < 0 ? 0 : static_cast<uint32_t>(position) + 1;
-  const uint32_t oldest =
-      shape.sliding_window && context > shape.sliding_window ? context - shape.sliding_window : 0;
-  const uint32_t begin = max(split * in.split_positions, oldest),
-                 end = min((split + 1) * in.split_positions, context);
-  const bool live = begin < end, newest = live && end == context;
-  const uint32_t stored = newest ? end - 1 : end;
-  const int32_t* const table = rows.block_tables + static_cast<size_t>(table_of_row) * rows.table_stride;
-  uint32_t block = begin / kBlockTokens + warp;  // of the context
-  const uint32_t blocks_end = live && stored > begin ? (stored - 1) / kBlockTokens + 1 : 0;
+  const int32_t position = rows.positions[row];
+  const float frequency = thread < half ? in.inv_freq[thread] : 0.0f;
+  const int32_t* const table = rows.block_tables + static_cast<size_t>(rows.tables[row]) * rows.table_stride;
+  const uint32_t context = static_cast<uint32_t>(position) + 1;
+  const Span span(max(context, 1u), shape.sliding_window, split, division.most_log2);
+  const bool live = position >= 0 && span.begin < span.end, newest = live && span.end == context;
+  const uint32_t stored = newest ? context - 1 : context;
+  const uint32_t blocks_end = live ? ceil_div(span.end, kBlockTokens) : 0;
+  uint32_t block = span.begin / kBlockTokens + warp;  // of the context
 
-  Piece keys[kLoads], values[kLoads];
-  float key_scale = 0, value_scale = 0;  // lane p's: of position p of the block
-  const auto fetch = [&](void* pages, uint32_t of, int32_t page, Piece(&to)[kLoads], float& scale) {
-    const KvRow<T> first = row_of<T>(pages, kv, static_cast<uint32_t>(page), kv_head, 0);
-    const Piece* const from = reinterpret_cast<const Piece*>(first.elements + my_row * dim + piece * kPiece);
-    const uint32_t step = kRows * dim / kPiece;
-#pragma unroll
-    for (uint32_t j = 0; j < kLoads; ++j) {
-      const uint32_t p = of * kBlockTokens + j * kRows + my_row;
-      to[j] = has_piece && p >= begin && p < stored ? load_piece(from + j * step) : Piece{};
-    }
-    if constexpr (KvTraits<T>::scaled) {
-      const uint32_t p = of * kBlockTokens + lane % kBlockTokens;
-      scale = p >= begin && p < stored ? __ldcg(first.scale + lane % kBlockTokens) : 0.0f;
-    }
-  };
-  int32_t next_page = 0;
-  if (block < blocks_end) {
-    const int32_t page = table[block];
-    if (block + kAttendWarps < blocks_end) next_page = table[block + kAttendWarps];
-    fetch(kv.keys, block, page, keys, key_scale);
-    fetch(kv.values, block, page, values, value_scale);
-  }
+  const auto page_of = [&](uint32_t b) { return static_cast<uint32_t>(table[b]); };
+  uint32_t page = block < blocks_end ? page_of(block) : 0,
+           next_page = block + kWarps < blocks_end ? page_of(block + kWarps) : 0;
   if (live) {
-    for (uint32_t d = thread; d < half; d += kAttendThreads) {
+    for (uint32_t i = thread; i < Dims / 16 * 32; i += kThreads) query[i] = make_uint4(0, 0, 0, 0);
+    if (thread < half) {
       float sine, cosine;
-      sincosf(static_cast<float>(position) * in.inv_freq[d], &sine, &cosine);
-      turns[d] = make_float2(cosine * in.attention_scale, sine * in.attention_scale);
+      sincosf(static_cast<float>(position) * frequency, &sine, &cosine);
+      turns[thread] = make_float2(cosine * in.attention_scale, sine * in.attention_scale);
     }
+  }
+  CacheTile<T, Dims> tile;
+  tile.clear();
+  if (block < blocks_end) {
+    tile.fetch_keys(kv, page, kv_head, lane);
+    tile.fetch_values(kv, page, kv_head, lane, block * kBlockTokens, stored);
   }
   // A split beyond the context has nothing to wait for; the blocks that do hold back the kernel after this one.
   if (!live && (position >= 0 || split > 0)) return;
+  __syncthreads();
   wait_for_inputs();
+  __nv_bfloat16* const to = out + static_cast<size_t>(row) * stride + query_head * dim;
   if (!live) {
-    for (uint32_t i = thread; i < heads * dim; i += kAttendThreads)
-      out[static_cast<size_t>(row) * stride + query_head * dim + i] = __float2bfloat16(0.0f);
+    for (uint32_t i = thread; i < heads * dim; i += kThreads) to[i] = __float2bfloat16(0.0f);
     return;
   }
-  __syncthreads();
   const float* const from = in.qkv + static_cast<size_t>(row) * in.stride;
-  for (uint32_t i = thread; i < heads * half; i += kAttendThreads) {
-    const uint32_t g = i / half, d = i % half;
-    const float* const head = from + (query_head + g) * dim;
-    const float2 turned = rotated(head[d], head[half + d], turns[d].x, turns[d].y);
-    query[g * dim + d] = turned.x * shape.scale, query[g * dim + half + d] = turned.y * shape.scale;
-  }
-  if (newest && warp < 2) {  // one the key, one the value
-    const float* const head = from + (shape.heads + kv_head + (warp == 0 ? 0 : kv.kv_heads)) * dim;
-    const HeadPairs pairs(lane, half, [&](uint32_t d) {
-      const float a = head[d], b = head[half + d];
-      return warp == 0 ? rotated(a, b, turns[d].x, turns[d].y) : make_float2(a, b);
-    });
-    const float scale = pairs.template scale<T>();
-    const uint32_t at = static_cast<uint32_t>(position), page = block_of(rows, table_of_row, at);
-    if (first_head == 0)
-      pairs.store(row_of<T>(warp == 0 ? kv.keys : kv.values, kv, page, kv_head, at), scale, lane, half);
-    pairs.store(KvRow<T>{fresh + warp * dim, fresh_scales + warp}, scale, lane, half);
-  }
-  __syncthreads();
-  float q[Heads][kPiece];
-#pragma unroll
-  for (int g = 0; g < Heads; ++g) {
-#pragma unroll
-    for (uint32_t i = 0; i < kPiece; ++i)
-      q[g][i] = has_piece && static_cast<uint32_t>(g) < heads ? query[g * dim + piece * kPiece + i] : 0.0f;
-  }
-  const auto over_lanes = [](float s) {
-#pragma unroll
-    for (int o = Lanes / 2; o; o >>= 1) s += __shfl_xor_sync(~0u, s, o);
-    return s;
+  const auto turned = [&](const float* head) {
+    return HeadPairs(lane, half,
+                     [&](uint32_t d) { return rotated(head[d], head[half + d], turns[d].x, turns[d].y); });
   };
+#pragma unroll 1
+  for (uint32_t g = warp; g < heads; g += kWarps)
+    put_query<T, Dims>(query, g, turned(from + (query_head + g) * dim), shape.scale * kLog2e, lane, half);
+  if (newest && warp >= kWarps - 2) {  // one the key, one the value
+    const bool key = warp == kWarps - 2;
+    const float* const head = from + (shape.heads + kv_head + (key ? 0 : kv.kv_heads)) * dim;
+    const HeadPairs pairs =
+        key ? turned(head)
+            : HeadPairs(lane, half, [&](uint32_t d) { return make_float2(head[d], head[half + d]); });
+    const float scale = pairs.template scale<T>();
+    pairs.store(KvRow<T>{fresh + (key ? 0 : dim), fresh_scales + (key ? 0 : 1)}, scale, lane, half);
+    if (part == 0) {
+      const uint32_t at = context - 1;
+      pairs.store(row_of<T>(key ? kv.keys : kv.values, kv, page_of(at / kBlockTokens), kv_head, at), scale,
+                  lane, half);
+    }
+  }
+  __syncthreads();
 
-  Softmax<Heads> mine;
-  for (; block < blocks_end; block += kAttendWarps) {
-    float scores[Heads][kLoads], scale_of_key[kLoads], scale_of_value[kLoads];
-#pragma unroll
-    for (uint32_t j = 0; j < kLoads; ++j) {
-      scale_of_key[j] = scale_of_value[j] = 1;
-      if constexpr (KvTraits<T>::scaled) {
-        scale_of_key[j] = __shfl_sync(~0u, key_scale, static_cast<int>(j * kRows + my_row));
-        scale_of_value[j] = __shfl_sync(~0u, value_scale, static_cast<int>(j * kRows + my_row));
-      }
-    }
-#pragma unroll
-    for (int g = 0; g < Heads; ++g) {
-#pragma unroll
-      for (uint32_t j = 0; j < kLoads; ++j) {
-        const uint32_t p = block * kBlockTokens + j * kRows + my_row;
-        const float s = over_lanes(dot(keys[j], q[g], kType));
-        scores[g][j] = p >= begin && p < stored ? s * scale_of_key[j] : -INFINITY;
-      }
-    }
-    const uint32_t next = block + kAttendWarps;
-    const int32_t page = next_page;
+  WeightedSums<T, Dims> mine;
+  for (; block < blocks_end; block += kWarps) {
+    const bool has_fresh = newest && block == blocks_end - 1;
+    const uint32_t next = block + kWarps, slot = (context - 1) % kBlockTokens;
+    page = next_page;
+    if (has_fresh) tile.patch_keys(fresh, fresh_scales, slot, dim, lane);
+    float scores[2][2];
+    tile.scores(query, lane, scores);
     if (next < blocks_end) {
-      if (next + kAttendWarps < blocks_end) next_page = table[next + kAttendWarps];
-      fetch(kv.keys, next, page, keys, key_scale);
+      if (next + kWarps < blocks_end) next_page = page_of(next + kWarps);
+      tile.fetch_keys(kv, page, kv_head, lane);
     }
-#pragma unroll
-    for (int g = 0; g < Heads; ++g) {
-      float most = scores[g][0];
-#pragma unroll
-      for (uint32_t j = 1; j < kLoads; ++j) most = fmaxf(most, scores[g][j]);
-      if (most == -INFINITY) continue;
-      mine.raise(g, most);
-#pragma unroll
-      for (uint32_t j = 0; j < kLoads; ++j)
-        mine.add(g, __expf(scores[g][j] - mine.most[g]), scale_of_value[j], values[j], kType);
-    }
-    if (next < blocks_end) fetch(kv.values, next, page, values, value_scale);
+    if (has_fresh) tile.patch_values(fresh + dim, fresh_scales + 1, slot, dim, lane);
+    mine.add(tile, scores, block * kBlockTokens, span.begin, span.end, lane);
+    if (next < blocks_end) tile.fetch_values(kv, page, kv_head, lane, next * kBlockTokens, stored);
   }
-  if (newest && warp == kAttendWarps - 1) {
-    Piece key = {}, value = {};
-    if (has_piece) {
-      key = *reinterpret_cast<const Piece*>(fresh + piece * kPiece);
-      value = *reinterpret_cast<const Piece*>(fresh + dim + piece * kPiece);
-    }
-    const float of_key = KvTraits<T>::scaled ? fresh_scales[0] : 1.0f,
-                of_value = KvTraits<T>::scaled ? fresh_scales[1] : 1.0f;
-#pragma unroll
-    for (int g = 0; g < Heads; ++g) {
-      const float s = over_lanes(dot(key, q[g], kType)) * of_key;
-      if (my_row != 0) continue;
-      mine.raise(g, s);
-      mine.add(g, __expf(s - mine.most[g]), of_value, value, kType);
-    }
-  }
-
-  // The groups of a warp, then the warps.
-#pragma unroll
-  for (int g = 0; g < Heads; ++g) {
-    float most = mine.most[g];
-#pragma unroll
-    for (int o = Lanes; o < 32; o <<= 1) most = fmaxf(most, __shfl_xor_sync(~0u, most, o));
-    const float factor = mine.most[g] == -INFINITY ? 0.0f : __expf(mine.most[g] - most);
-    float* const to = sums + (warp * Heads + g) * (dim + 2);
-    const auto over_groups = [&](float s) {
-      s *= factor;
-#pragma unroll
-      for (int o = Lanes; o < 32; o <<= 1) s += __shfl_xor_sync(~0u, s, o);
-      return s;
-    };
-    const float total = over_groups(mine.total[g]);
-#pragma unroll
-    for (uint32_t i = 0; i < kPiece; ++i) {
-      const float s = over_groups(mine.sum[g][i]);
-      if (my_row == 0 && has_piece) to[piece * kPiece + i] = s;
-    }
-    if (lane == 0) to[dim] = total, to[dim + 1] = most;
-  }
+  mine.store(weights + warp * kMostHeads<T>, sums + warp * heads * dim, heads, dim, lane);
   __syncthreads();
-  const uint32_t first = oldest / in.split_positions, last = (context - 1) / in.split_positions;
-  const bool alone = first == last;
-  const size_t head_stride = static_cast<size_t>(splits) * (dim + 2);
-  float* const parts = partials + (static_cast<size_t>(row) * shape.heads + query_head) * head_stride;
-  __nv_bfloat16* const to = out + static_cast<size_t>(row) * stride + query_head * dim;
-  for (uint32_t i = thread; i < heads * dim; i += kAttendThreads) {
-    const uint32_t g = i / dim, d = i % dim;
-    const auto of = [&](uint32_t w) { return sums + (w * Heads + g) * (dim + 2); };
-    float most = of(0)[dim + 1], sum = 0, total = 0;
-#pragma unroll
-    for (uint32_t w = 1; w < kAttendWarps; ++w) most = fmaxf(most, of(w)[dim + 1]);
-#pragma unroll
-    for (uint32_t w = 0; w < kAttendWarps; ++w) {
-      const float factor = __expf(of(w)[dim + 1] - most);
-      sum = fmaf(of(w)[d], factor, sum), total = fmaf(of(w)[dim], factor, total);
-    }
-    if (alone) {
-      to[i] = __float2bfloat16(sum / total);
-      continue;
-    }
-    float* const part = parts + g * head_stride + split * (dim + 2);
-    __stcg(part + d, sum);
-    if (d == 0) __stcg(part + dim, total), __stcg(part + dim + 1, most);
-  }
-  if (alone) return;
 
-  // Counters wrap to zero with the last arrival, ready for the next launch.
-  __threadfence();
+  // The warps meet, then the row's splits.
+  const uint32_t part_floats = dim + 2;
+  float* const parts =
+      partials + (static_cast<size_t>(row) * shape.heads + query_head) * division.splits * part_floats;
+#pragma unroll 1
+  for (uint32_t g = 0; g < heads; ++g) {
+#pragma unroll 1
+    for (uint32_t d = thread; d < dim; d += kThreads) {
+      float reference = -INFINITY, sum = 0, total = 0;
+#pragma unroll
+      for (uint32_t w = 0; w < kWarps; ++w) reference = fmaxf(reference, weights[w * kMostHeads<T> + g].x);
+#pragma unroll
+      for (uint32_t w = 0; w < kWarps; ++w) {
+        const float2 of_warp = weights[w * kMostHeads<T> + g];
+        const float factor = exp2_approx(of_warp.x - reference);
+        sum = fmaf(sums[(w * heads + g) * dim + d], factor, sum), total = fmaf(of_warp.y, factor, total);
+      }
+      if (span.splits == 1) {
+        to[g * dim + d] = __float2bfloat16(__fdividef(sum, total));
+        continue;
+      }
+      float* const mine_of = parts + (static_cast<size_t>(g) * division.splits + split) * part_floats;
+      __stcg(mine_of + d, sum);
+      if (d == 0) __stcg(reinterpret_cast<float2*>(mine_of + dim), make_float2(reference, total));
+    }
+  }
+  if (span.splits == 1) return;
   __syncthreads();
-  if (thread == 0) joins = atomicInc(arrivals + row * gridDim.x + blockIdx.x, last - first) == last - first;
+  if (thread == 0)
+    joins = arrive(arrivals + row * shape.heads + query_head, span.splits - 1) == span.splits - 1;
   __syncthreads();
   if (!joins) return;
-  __threadfence();
-  for (uint32_t g = warp; g < heads; g += kAttendWarps) {
-    const float* const head = parts + g * head_stride;
-    float* const weight = weights + g * kMostDecodeSplits;
-    float most = -INFINITY, total = 0;
-    for (uint32_t s = first + lane; s <= last; s += 32)
-      most = fmaxf(most, __ldcg(head + s * (dim + 2) + dim + 1));
-#pragma unroll
-    for (int o = 16; o; o >>= 1) most = fmaxf(most, __shfl_xor_sync(~0u, most, o));
-    for (uint32_t s = first + lane; s <= last; s += 32) {
-      const float w = __expf(__ldcg(head + s * (dim + 2) + dim + 1) - most);
-      total = fmaf(__ldcg(head + s * (dim + 2) + dim), w, total);
-      weight[s - first] = w;
-    }
-#pragma unroll
-    for (int o = 16; o; o >>= 1) total += __shfl_xor_sync(~0u, total, o);
-    __syncwarp();
-    for (uint32_t d = lane; d < dim; d += 32) {
-      float sum = 0;
-#pragma unroll 4
-      for (uint32_t s = first; s <= last; ++s)
-        sum = fmaf(__ldcg(head + s * (dim + 2) + d), weight[s - first], sum);
-      to[g * dim + d] = __float2bfloat16(sum / total);
+#pragma unroll 1
+  for (uint32_t g = 0; g < heads; ++g) {
+    const float* const head = parts + static_cast<size_t>(g) * division.splits * part_floats;
+#pragma unroll 1
+    for (uint32_t first = warp * 32; first < dim; first += kThreads) {  // whole warps
+      const uint32_t d = first + lane;
+      const float joined = join_splits(head, dim, span.splits, min(d, dim - 1), lane);
+      if (d < dim) to[g * dim + d] = __float2bfloat16(joined);
     }
   }
 }
 
-template <class T, int Heads>
+template <class T, uint32_t Dims>
 cudaError_t decode_as(const StepRows& rows, uint32_t count, const AttentionShape& shape,
                       const DecodeInput& in, const KvPages& kv, uint32_t splits, float* partials,
                       uint32_t* arrivals, __nv_bfloat16* out, uint32_t stride, bool dependent,
                       cudaStream_t stream) {
-  const auto run = [&](auto kernel) {
-    return launch(kernel,
-                  dim3(kv.kv_heads * ceil_div(shape.heads / kv.kv_heads, uint32_t{Heads}), count, splits),
-                  kAttendThreads, DecodeShared<T, Heads>(kv.head_dim).bytes, dependent, stream, rows, shape,
-                  in, kv, splits, partials, arrivals, out, stride);
-  };
-  if (kv.head_dim <= 64) return run(decode_attend_kernel<T, Heads, 8>);
-  if (kv.head_dim <= 128) return run(decode_attend_kernel<T, Heads, 16>);
-  return run(decode_attend_kernel<T, Heads, 32>);
+  // Blocks of as equal numbers of heads as can be.
+  const uint32_t group = shape.heads / kv.kv_heads, parts = ceil_div(group, kMostHeads<T>),
+                 heads = ceil_div(group, parts);
+  uint32_t most_log2 = 0;
+  while (1u << most_log2 < in.split_positions) ++most_log2;
+  return launch(decode_attend_kernel<T, Dims>, dim3(kv.kv_heads, count, parts * splits), kThreads,
+                DecodeShared<T, Dims>::sums + kWarps * heads * kv.head_dim * 4, dependent, stream, rows,
+                shape, in, kv, Division{group, heads, parts, splits, most_log2}, partials, arrivals, out,
+                stride);
 }
 
 }  // namespace
 
-bool decode_attention_fits(uint32_t head_dim) { return head_dim % kPiece == 0 && head_dim <= 32 * kPiece; }
+bool decode_attention_fits(KvElement element, uint32_t head_dim) {
+  return head_dim * kv_element_bytes(element) % 16 == 0 && head_dim <= 256;
+}
 
 cudaError_t decode_attend(const StepRows& rows, uint32_t count, const AttentionShape& shape,
                           const DecodeInput& in, const KvPages& kv, uint32_t splits, float* partials,
                           uint32_t* arrivals, void* out, uint32_t stride, bool dependent,
                           cudaStream_t stream) {
-  if (splits > kMostDecodeSplits || in.split_positions % kBlockTokens != 0 || in.split_positions == 0 ||
-      !decode_attention_fits(kv.head_dim))
+  if (in.split_positions < kBlockTokens || (in.split_positions & (in.split_positions - 1)) != 0 ||
+      !decode_attention_fits(kv.element, kv.head_dim))
     return cudaErrorInvalidValue;
-  __nv_bfloat16* const to = static_cast<__nv_bfloat16*>(out);
-  // Blocks of up to four heads, as equal as can be.
-  const uint32_t group = shape.heads / kv.kv_heads, heads = ceil_div(group, ceil_div(group, 4u));
   return with_element(kv.element, [&](auto type) {
     using T = Pointee<decltype(type)>;
     const auto as = [&](auto run) {
-      return run(rows, count, shape, in, kv, splits, partials, arrivals, to, stride, dependent, stream);
+      return run(rows, count, shape, in, kv, splits, partials, arrivals, static_cast<__nv_bfloat16*>(out),
+                 stride, dependent, stream);
     };
-    return heads == 1   ? as(decode_as<T, 1>)
-           : heads == 2 ? as(decode_as<T, 2>)
-           : heads == 3 ? as(decode_as<T, 3>)
-                        : as(decode_as<T, 4>);
+    return kv.head_dim <= 64    ? as(decode_as<T, 64>)
+           : kv.head_dim <= 128 ? as(decode_as<T, 128>)
+                                : as(decode_as<T, 256>);
   });
 }
 

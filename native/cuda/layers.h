@@ -88,11 +88,11 @@ struct DecodeInput {
   uint32_t stride = 0;
   const float* inv_freq = nullptr;
   float attention_scale = 1;
-  uint32_t split_positions = 64;  // decode_split(), or another multiple of kBlockTokens
+  uint32_t split_positions = 64;  // at most; decode_split(), or another power of two of kBlockTokens or more
 };
-bool decode_attention_fits(uint32_t head_dim);
-// splits: at least ceil(longest context / split_positions), at most kMostDecodeSplits. arrivals: [count][heads], zero, and zero
-// again afterwards. partials: attention_floats.
+bool decode_attention_fits(KvElement element, uint32_t head_dim);
+// splits: at least ceil(longest context / split_positions). arrivals: [count][heads], zero, and zero again afterwards. partials:
+// attention_floats.
 cudaError_t decode_attend(const StepRows& rows, uint32_t count, const AttentionShape& shape,
                           const DecodeInput& in, const KvPages& kv, uint32_t splits, float* partials,
                           uint32_t* arrivals, void* out, uint32_t stride, bool dependent,

@@ -55,12 +55,12 @@ double estimate(const TileMatrix& m, uint32_t tokens, const TilePlan& p) {
 }  // namespace
 
 uint32_t decode_split(uint32_t rows, uint32_t kv_heads, uint32_t longest, uint32_t multiprocessors) {
-  // Beyond eight blocks a multiprocessor, what a block costs beside its positions shows; beyond 512 positions nothing is left to gain.
-  constexpr uint32_t kFewest = 64, kEnough = 512;
+  // As many blocks as run at once; a split of more positions than kEnough would leave the others of an uneven batch far behind.
+  constexpr uint32_t kFewest = 64, kEnough = 1024;
   uint32_t positions = kFewest;
   const auto splits = [&] { return ceil_div(longest, positions); };
   while (splits() > kMostDecodeSplits ||
-         (positions < kEnough && uint64_t{rows} * kv_heads * splits() > uint64_t{8} * multiprocessors))
+         (positions < kEnough && uint64_t{rows} * kv_heads * splits() > uint64_t{4} * multiprocessors))
     positions *= 2;
   return positions;
 }

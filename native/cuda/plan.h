@@ -42,8 +42,8 @@ struct DeviceLimits {
   const GpuPlans* tuned = nullptr;    // what was measured on this device, if anything was (plan_table.h)
 };
 
-// Positions of a split of decode attention, a power of two: few where rows are few, so that one sequence fills the device, and more where
-// there are blocks enough without. `longest` context, at most kMostDecodeSplits splits.
+// The most positions of a split of decode attention, a power of two: few where rows are few, so that one sequence fills the device, and
+// more where there are blocks enough without. `longest` context, at most kMostDecodeSplits splits.
 inline constexpr uint32_t kMostDecodeSplits = 128;
 uint32_t decode_split(uint32_t rows, uint32_t kv_heads, uint32_t longest, uint32_t multiprocessors);
 

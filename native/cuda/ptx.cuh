@@ -60,6 +60,35 @@ FILIGREE_DEVICE uint32_t load_once_if(const uint32_t* p, bool wanted, uint32_t f
   return r;
 }
 
+// Read once, as above, where this launch may write beside it. Where it is not wanted, `to` stays.
+FILIGREE_DEVICE void load_if(uint4& to, const uint4* from, bool wanted) {
+  asm volatile("{.reg .pred q; setp.ne.s32 q,%5,0; @q ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3},[%4];}"
+               : "+r"(to.x), "+r"(to.y), "+r"(to.z), "+r"(to.w)
+               : "l"(from), "r"(static_cast<int>(wanted)));
+}
+FILIGREE_DEVICE void load_if(float2& to, const float2* from, bool wanted) {
+  asm volatile("{.reg .pred q; setp.ne.s32 q,%3,0; @q ld.global.L1::no_allocate.v2.f32 {%0,%1},[%2];}"
+               : "+f"(to.x), "+f"(to.y)
+               : "l"(from), "r"(static_cast<int>(wanted)));
+}
+
+// Counts up to `last`, then from 0 again; gives the count before. What the block wrote before its last barrier is seen by whom a later count
+// tells of this one.
+FILIGREE_DEVICE uint32_t arrive(uint32_t* counter, uint32_t last) {
+  uint32_t before;
+  asm volatile("atom.inc.acq_rel.gpu.global.u32 %0,[%1],%2;"
+               : "=r"(before)
+               : "l"(counter), "r"(last)
+               : "memory");
+  return before;
+}
+
+FILIGREE_DEVICE float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0,%1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 FILIGREE_DEVICE uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
@@ -212,6 +241,12 @@ struct WarpRing {
 FILIGREE_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+FILIGREE_DEVICE void mma_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }

@@ -44,7 +44,7 @@ Runner::Runner(DecoderShape shape, DeviceBuffer embedding, DeviceBuffer final_no
   attention_.sliding_window = s.sliding_window;
   attention_.split_positions = std::max(256u, round_up(ceil_div(s.max_positions, 16u), kBlockTokens));
   most_splits_ = ceil_div(s.max_positions, attention_.split_positions);
-  decode_attention_ = !s.deterministic && decode_attention_fits(s.head_dim);
+  decode_attention_ = !s.deterministic && decode_attention_fits(s.kv, s.head_dim);
   const uint32_t most_decode_splits =
       decode_attention_ ? std::min(kMostDecodeSplits, std::bit_ceil(ceil_div(s.max_positions, 64u))) : 0;
 

@@ -1,7 +1,7 @@
 // filigree_cuda_layers_bench: what a decode step does between its linear layers, on the shape of Llama-2-7B: attention over a paged cache
 // (GB/s are of keys and values), and norms. Layers' caches rotate past the L2; all launches stand in one CUDA graph, dependent on each
 // other as in a step.
-//   --context 576   --rows 1,16   --kv f16,fp8
+//   --context 576   --rows 1,16   --kv f16,fp8   --kv-heads 8   --split 64 (at most so many positions; else what decode_split() says)
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "attention_problem.h"
 #include "cuda/layers.h"
 #include "cuda/memory.h"
 #include "replays.h"
@@ -17,7 +18,7 @@
 namespace filigree::cuda {
 namespace {
 
-constexpr uint32_t kHeads = 32, kDim = 128, kHidden = kHeads * kDim, kQkv = 3 * kHidden, kLayers = 16;
+constexpr uint32_t kHeads = 32, kDim = 128, kHidden = kHeads * kDim, kLayers = 16;
 
 // Once outside the graph, then in it.
 double each_us(cudaStream_t stream, int launches, const std::function<void(int)>& launch) {
@@ -30,12 +31,40 @@ double each_us(cudaStream_t stream, int launches, const std::function<void(int)>
   return test::replay_us(stream, 9, all) / launches;
 }
 
-void measure(KvElement element, const char* name, uint32_t rows, uint32_t context) {
+// Rows of random numbers all over a cache, 64 blocks of a head again and again.
+void fill(const DeviceBuffer& cache, KvElement element) {
+  constexpr uint32_t kHeadBlocks = 64;
+  const size_t head_bytes = kv_head_bytes(element, kDim);
+  std::vector<uint8_t> some(kHeadBlocks * head_bytes);
+  test::Random random{7};
+  std::vector<float> row(kDim);
+  for (uint32_t i = 0; i < kHeadBlocks * kBlockTokens; ++i) {
+    uint8_t* const head = &some[i / kBlockTokens * head_bytes];
+    const uint32_t slot = i % kBlockTokens, row_bytes = kDim * kv_element_bytes(element);
+    float scale = 0;
+    for (float& v : row) v = random.normal();
+    test::store_row(element, row.data(), kDim, head + slot * row_bytes, &scale);
+    if (kv_element_bytes(element) == 1) std::memcpy(head + kBlockTokens * row_bytes + slot * 4, &scale, 4);
+  }
+  for (size_t at = 0; at < cache.size(); at += some.size())
+    check(cudaMemcpy(cache.as<uint8_t>() + at, some.data(), std::min(some.size(), cache.size() - at),
+                     cudaMemcpyHostToDevice),
+          "filling a cache");
+}
+
+struct Load {
+  uint32_t context = 576, split = 0, kv_heads = kHeads;
+};
+
+void measure(KvElement element, const char* name, uint32_t rows, const Load& load) {
+  const uint32_t context = load.context, kv_heads = load.kv_heads,
+                 qkv_stride = (kHeads + 2 * kv_heads) * kDim;
   cudaStream_t stream;
   check(cudaStreamCreate(&stream), "stream");
   const uint32_t blocks = (context + kBlockTokens - 1) / kBlockTokens;
-  const size_t layer_bytes = size_t{rows} * blocks * kHeads * kv_head_bytes(element, kDim);
+  const size_t layer_bytes = size_t{rows} * blocks * kv_heads * kv_head_bytes(element, kDim);
   const DeviceBuffer keys(layer_bytes * kLayers), values(layer_bytes * kLayers);
+  fill(keys, element), fill(values, element);
   std::vector<int32_t> tables(size_t{rows} * blocks), positions(rows, static_cast<int32_t>(context) - 1),
       ids(rows);
   for (size_t i = 0; i < tables.size(); ++i) tables[i] = static_cast<int32_t>(i * 7 % tables.size());
@@ -48,19 +77,27 @@ void measure(KvElement element, const char* name, uint32_t rows, uint32_t contex
   const AttentionShape shape{kHeads, 0.0883883f, 0, 256};
   int multiprocessors = 0;
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0), "device");
-  const uint32_t split = decode_split(rows, kHeads, context, static_cast<uint32_t>(multiprocessors)),
-                 splits = (context + split - 1) / split;
-  const DeviceBuffer qkv(size_t{rows} * kQkv * 4), angles(kDim * 2), hidden(size_t{rows} * kHidden * 4),
-      weight(kHidden * 4), partials(attention_floats(shape, kDim, rows, splits) * 4),
-      arrivals(size_t{rows} * kHeads * 4), attended(size_t{rows} * kHidden * 2),
-      normed(size_t{rows} * kHidden * 2);
+  const uint32_t split =
+      load.split ? load.split : decode_split(rows, kv_heads, context, static_cast<uint32_t>(multiprocessors));
+  const uint32_t splits = (context + split - 1) / split;
+  DeviceBuffer qkv(size_t{rows} * qkv_stride * 4), angles(kDim * 2);
+  const DeviceBuffer hidden(size_t{rows} * kHidden * 4), weight(kHidden * 4),
+      partials(attention_floats(shape, kDim, rows, splits) * 4), arrivals(size_t{rows} * kHeads * 4),
+      attended(size_t{rows} * kHidden * 2), normed(size_t{rows} * kHidden * 2);
+  std::vector<float> projected(size_t{rows} * qkv_stride), frequencies(kDim / 2);
+  test::Random random{9};
+  for (float& v : projected) v = random.normal();
+  for (uint32_t i = 0; i < kDim / 2; ++i)
+    frequencies[i] = static_cast<float>(std::pow(10000.0, -2.0 * i / kDim));
+  qkv.upload(projected.data(), projected.size() * 4),
+      angles.upload(frequencies.data(), frequencies.size() * 4);
   const auto attention = [&](int l) {
-    const KvPages pages{element, kHeads, kDim, keys.as<uint8_t>() + static_cast<size_t>(l) * layer_bytes,
+    const KvPages pages{element, kv_heads, kDim, keys.as<uint8_t>() + static_cast<size_t>(l) * layer_bytes,
                         values.as<uint8_t>() + static_cast<size_t>(l) * layer_bytes};
-    check(
-        decode_attend(step, rows, shape, {qkv.as<float>(), kQkv, angles.as<float>(), 1, split}, pages, splits,
-                      partials.as<float>(), arrivals.as<uint32_t>(), attended.data(), kHidden, true, stream),
-        "attention");
+    check(decode_attend(step, rows, shape, {qkv.as<float>(), qkv_stride, angles.as<float>(), 1, split}, pages,
+                        splits, partials.as<float>(), arrivals.as<uint32_t>(), attended.data(), kHidden, true,
+                        stream),
+          "attention");
   };
   const auto norm = [&] {
     check(rms_norm(hidden.as<float>(), nullptr, rows, weight.as<float>(), 1e-5f, kHidden, normed.data(),
@@ -70,23 +107,27 @@ void measure(KvElement element, const char* name, uint32_t rows, uint32_t contex
   const double us = each_us(stream, kLayers, attention),
                with_norm = each_us(stream, kLayers, [&](int l) { attention(l), norm(); }),
                norms = each_us(stream, 64, [&](int) { norm(); });
-  const double bytes = 2.0 * rows * context * kHeads * kv_head_bytes(element, kDim) / kBlockTokens;
+  const double bytes = 2.0 * rows * context * kv_heads * kv_head_bytes(element, kDim) / kBlockTokens;
   std::printf(
-      "%-4s cache, %2u sequences of %u: attention %6.2f us, %5.0f GB/s; with a norm after it %6.2f us; norm "
-      "%5.2f us\n",
-      name, rows, context, us, bytes / us * 1e-3, with_norm, norms);
+      "%-4s cache, %2u sequences of %u, splits of %u: attention %6.2f us, %5.0f GB/s; with a norm after it "
+      "%6.2f us; norm %5.2f us\n",
+      name, rows, context, split, us, bytes / us * 1e-3, with_norm, norms);
   cudaStreamDestroy(stream);
 }
 
 int run(int argc, char** argv) {
   std::string rows = "1,16,32", kv = "f16,fp8";
-  uint32_t context = 576;
+  Load load;
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string key = argv[i];
     if (key == "--context") {
-      context = static_cast<uint32_t>(std::max(1, std::atoi(argv[i + 1])));
+      load.context = static_cast<uint32_t>(std::max(1, std::atoi(argv[i + 1])));
     } else if (key == "--rows") {
       rows = argv[i + 1];
+    } else if (key == "--split") {
+      load.split = static_cast<uint32_t>(std::atoi(argv[i + 1]));
+    } else if (key == "--kv-heads") {
+      load.kv_heads = static_cast<uint32_t>(std::max(1, std::atoi(argv[i + 1])));
     } else if (key == "--kv") {
       kv = argv[i + 1];
     } else {
@@ -104,7 +145,7 @@ int run(int argc, char** argv) {
     if (("," + kv + ",").find("," + std::string(name) + ",") == std::string::npos) continue;
     for (const char* at = rows.c_str(); *at;) {
       char* end;
-      measure(element, name, static_cast<uint32_t>(std::strtoul(at, &end, 10)), context);
+      measure(element, name, static_cast<uint32_t>(std::strtoul(at, &end, 10)), load);
       at = *end ? end + 1 : end;
     }
   }

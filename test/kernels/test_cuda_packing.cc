@@ -222,8 +222,8 @@ FILIGREE_TEST(cuda_plans) {
 
 FILIGREE_TEST(cuda_decode_splits) {
   check_equal(decode_split(1, 32, 576, 132), 64u, "one sequence: as many blocks as there can be");
-  check_equal(decode_split(16, 32, 576, 132), 512u, "many: few and long ones");
-  check_equal(decode_split(16, 8, 576, 132), 128u);
+  check_equal(decode_split(16, 32, 576, 132), 1024u, "many: one split each");
+  check_equal(decode_split(16, 8, 576, 132), 256u);
   check_equal(decode_split(1, 1, 131072, 132), 1024u, "no more splits than there is room for");
   for (const uint32_t rows : {1u, 7u, 32u}) {
     for (const uint32_t heads : {1u, 8u, 32u}) {

@@ -1,6 +1,6 @@
 #pragma once
 
-// What native/cuda/tiles.cu uses of CUDA's own headers, for the emulation (device.h).
+// What the emulated kernels use of CUDA's own headers, for the emulation (device.h).
 
 #include <cstdint>
 #include <cstring>
@@ -11,21 +11,22 @@ using cudaStream_t = void*;
 struct uint2 {
   uint32_t x, y;
 };
-struct uint4 {
+struct alignas(16) uint4 {
   uint32_t x, y, z, w;
 };
-struct float2 {
+struct alignas(8) float2 {
   float x, y;
 };
 struct alignas(16) float4 {
   float x, y, z, w;
 };
 struct dim3 {
-  uint32_t x, y = 1, z = 1;
-  explicit dim3(uint32_t n) : x(n) {}
+  uint32_t x, y, z;
+  explicit dim3(uint32_t x, uint32_t y = 1, uint32_t z = 1) : x(x), y(y), z(z) {}
 };
 inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
+inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 struct __nv_bfloat16 {

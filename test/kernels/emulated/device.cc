@@ -74,38 +74,48 @@ void block_barrier() {
   }
 }
 
-void launch(uint32_t blocks, uint32_t threads, const std::function<void()>& kernel) {
+namespace {
+
+void run_block(uint32_t threads) {
   static std::vector<std::unique_ptr<uint8_t[]>> stacks;
   static uint32_t seed = 1;
   while (stacks.size() < threads) stacks.push_back(std::make_unique<uint8_t[]>(kStack));
+  std::memset(filigree::cuda::shared, 0xcd, kSharedBytes);
+  fills.clear();
+  arrived = generation = 0;
+  fibers.assign(threads, {});
+  warps.assign(threads / 32, {});
+  for (uint32_t i = 0; i < threads; ++i) {
+    fibers[i].alive = true;
+    getcontext(&fibers[i].context);
+    fibers[i].context.uc_stack = {stacks[i].get(), 0, kStack};
+    makecontext(&fibers[i].context, enter, 0);
+  }
+  uint32_t left = threads;
+  for (uint32_t rounds = 0; left > 0; ++rounds) {
+    if (rounds > 1000000) {
+      std::fprintf(stderr, "emulated device: threads wait for each other\n");
+      std::abort();
+    }
+    seed = seed * 1664525 + 1013904223;
+    for (uint32_t k = 0; k < threads; ++k) {
+      const uint32_t i = ((seed >> 16) + k) % threads;
+      if (!fibers[i].alive) continue;
+      thread.x = i;
+      swapcontext(&scheduler, &fibers[i].context);
+      left -= fibers[i].alive ? 0 : 1;
+    }
+  }
+}
+
+}  // namespace
+
+void launch(Index blocks, uint32_t threads, const std::function<void()>& kernel) {
   work = &kernel;
   block_size.x = threads;
-  for (block.x = 0; block.x < blocks; ++block.x) {
-    std::memset(filigree::cuda::shared, 0xcd, kSharedBytes);
-    fills.clear();
-    arrived = generation = 0;
-    fibers.assign(threads, {});
-    warps.assign(threads / 32, {});
-    for (uint32_t i = 0; i < threads; ++i) {
-      fibers[i].alive = true;
-      getcontext(&fibers[i].context);
-      fibers[i].context.uc_stack = {stacks[i].get(), 0, kStack};
-      makecontext(&fibers[i].context, enter, 0);
-    }
-    uint32_t left = threads;
-    for (uint32_t rounds = 0; left > 0; ++rounds) {
-      if (rounds > 1000000) {
-        std::fprintf(stderr, "emulated device: threads wait for each other\n");
-        std::abort();
-      }
-      seed = seed * 1664525 + 1013904223;
-      for (uint32_t k = 0; k < threads; ++k) {
-        const uint32_t i = ((seed >> 16) + k) % threads;
-        if (!fibers[i].alive) continue;
-        thread.x = i;
-        swapcontext(&scheduler, &fibers[i].context);
-        left -= fibers[i].alive ? 0 : 1;
-      }
+  for (block.z = 0; block.z < blocks.z; ++block.z) {
+    for (block.y = 0; block.y < blocks.y; ++block.y) {
+      for (block.x = 0; block.x < blocks.x; ++block.x) run_block(threads);
     }
   }
 }

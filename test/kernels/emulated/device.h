@@ -10,7 +10,7 @@
 namespace emulated {
 
 struct Index {
-  uint32_t x = 0;
+  uint32_t x = 0, y = 0, z = 0;
 };
 extern Index thread, block, block_size;
 
@@ -25,6 +25,6 @@ uint64_t (&slots())[32][8];
 bool& filled(uint32_t ring, int stage);
 void yield();
 
-void launch(uint32_t blocks, uint32_t threads, const std::function<void()>& kernel);
+void launch(Index blocks, uint32_t threads, const std::function<void()>& kernel);
 
 }  // namespace emulated

@@ -5,11 +5,11 @@
 
 namespace filigree::cuda {
 
-template <class Arguments>
-cudaError_t launch(void (*kernel)(Arguments), dim3 grid, uint32_t threads, uint32_t shared_bytes, bool,
-                   cudaStream_t, const Arguments& arguments) {
+template <class... Parameters, class... Arguments>
+cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, uint32_t threads, uint32_t shared_bytes, bool,
+                   cudaStream_t, Arguments... arguments) {
   if (shared_bytes > emulated::kSharedBytes) return cudaErrorInvalidValue;
-  emulated::launch(grid.x, threads, [&] { kernel(arguments); });
+  emulated::launch({grid.x, grid.y, grid.z}, threads, [&] { kernel(static_cast<Parameters>(arguments)...); });
   return cudaSuccess;
 }
 

@@ -9,15 +9,17 @@
 #include <type_traits>
 
 #include "cuda/platform.h"
+#include "cuda_fp16.h"
 #include "cuda_runtime_api.h"
 #include "device.h"
 
-// Stands in for native/cuda/ptx.cuh and for CUDA C++ itself: what tiles.cu uses of both, as C++ on the host (device.h).
+// Stands in for native/cuda/ptx.cuh and for CUDA C++ itself: what the emulated kernels use of both, as C++ on the host (device.h).
 
 #define threadIdx emulated::thread
 #define blockIdx emulated::block
 #define blockDim emulated::block_size
 #define __global__ static
+#define __device__
 #define __shared__
 #define __align__(n) __attribute__((aligned(n)))
 #define __launch_bounds__(...)
@@ -58,6 +60,10 @@ T __shfl_up_sync(uint32_t, T value, uint32_t by) {
   return emulated::exchange(value, lane >= by ? lane - by : lane);
 }
 template <class T>
+T __shfl_xor_sync(uint32_t, T value, int by) {
+  return emulated::exchange(value, emulated::lane() ^ static_cast<uint32_t>(by));
+}
+template <class T>
 T __reduce_max_sync(uint32_t, T value) {
   emulated::give(0, value);
   emulated::warp_barrier();
@@ -65,6 +71,7 @@ T __reduce_max_sync(uint32_t, T value) {
   emulated::warp_barrier();
   return value;
 }
+inline bool __any_sync(uint32_t all, bool v) { return __reduce_max_sync(all, v ? 1 : 0) != 0; }
 inline int __popc(uint32_t v) { return __builtin_popcount(v); }
 inline uint32_t __dp4a(uint32_t a, uint32_t b, uint32_t c) {
   for (int i = 0; i < 4; ++i) c += (a >> 8 * i & 255) * (b >> 8 * i & 255);
@@ -93,6 +100,11 @@ inline uint32_t __float_as_uint(float f) {
 }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+inline float __frcp_rn(float v) { return 1 / v; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+inline int __float2int_rn(float v) { return static_cast<int>(std::nearbyint(v)); }
+inline float __log2f(float v) { return std::log2(v); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 
@@ -111,6 +123,8 @@ std::common_type_t<A, B> max(A a, B b) {
   return std::max<std::common_type_t<A, B>>(a, b);
 }
 inline float fmaf(float a, float b, float c) { return std::fma(a, b, c); }
+
+inline float exp2_approx(float v) { return std::exp2(v); }
 
 inline float low_bf16(uint32_t v) { return __uint_as_float(v << 16); }
 inline float high_bf16(uint32_t v) { return __uint_as_float(v & 0xffff0000u); }
@@ -148,6 +162,17 @@ inline void store_shared_u64(uint32_t address, uint32_t low, uint32_t high) {
   store_shared_u32(address, low), store_shared_u32(address + 4, high);
 }
 
+inline void load_if(uint4& to, const uint4* from, bool wanted) {
+  if (wanted) to = *from;
+}
+inline void load_if(float2& to, const float2* from, bool wanted) {
+  if (wanted) to = *from;
+}
+inline uint32_t arrive(uint32_t* counter, uint32_t last) {
+  const uint32_t before = *counter;
+  *counter = before == last ? 0 : before + 1;
+  return before;
+}
 inline void wait_for_inputs() {}
 inline void let_next_start() {}
 inline void copy_async16_or_zero(uint32_t to, const void* from, bool wanted) {
@@ -197,37 +222,51 @@ inline Registers all_lanes(std::initializer_list<uint32_t> mine) {
   return r;
 }
 
-// Elements of a register: two of bf16 or four of i8.
+// What a register holds of a fragment of 16 bits or 8: kPer elements that add up to a Sum.
+struct Bf16 {
+  using Sum = float;
+  static constexpr int kPer = 2;
+  static float element(uint32_t word, int i) { return i ? high_bf16(word) : low_bf16(word); }
+};
+struct F16 {
+  using Sum = float;
+  static constexpr int kPer = 2;
+  static float element(uint32_t word, int i) { return emulated::F16::value(word >> 16 * i & 0xffff); }
+};
+struct I8 {
+  using Sum = int;
+  static constexpr int kPer = 4;
+  static int element(uint32_t word, int i) { return static_cast<int8_t>(word >> 8 * i & 255); }
+};
 template <class Sum>
-constexpr int kPer = std::is_same_v<Sum, float> ? 2 : 4;
-template <class Sum>
-Sum element(uint32_t word, int i) {
-  if constexpr (std::is_same_v<Sum, float>) {
-    return i ? high_bf16(word) : low_bf16(word);
-  } else {
-    return static_cast<int8_t>(word >> 8 * i & 255);
-  }
-}
+using ElementOf = std::conditional_t<std::is_same_v<Sum, float>, Bf16, I8>;
 // Row `row`, column k of an A fragment whose registers are 0 to 3; column n, row k of a B fragment whose registers are 4 on.
-template <class Sum>
-Sum a_element(const Registers& r, int row, int k) {
-  constexpr int per = kPer<Sum>;
-  return element<Sum>(r.of[row % 8 * 4 + k % (4 * per) / per][row / 8 + 2 * (k / (4 * per))], k % per);
+template <class E>
+typename E::Sum a_element(const Registers& r, int row, int k) {
+  constexpr int per = E::kPer;
+  return E::element(r.of[row % 8 * 4 + k % (4 * per) / per][row / 8 + 2 * (k / (4 * per))], k % per);
 }
-template <class Sum>
-Sum b_element(const Registers& r, int n, int k) {
-  constexpr int per = kPer<Sum>;
-  return element<Sum>(r.of[n * 4 + k % (4 * per) / per][4 + k / (4 * per)], k % per);
+template <class E>
+typename E::Sum b_element(const Registers& r, int n, int k) {
+  constexpr int per = E::kPer;
+  return E::element(r.of[n * 4 + k % (4 * per) / per][4 + k / (4 * per)], k % per);
 }
 
-template <class Sum>
-void mma(Sum (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+template <class E>
+void multiply_as(typename E::Sum (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   const Registers r = all_lanes({a[0], a[1], a[2], a[3], b0, b1});
   const int g = static_cast<int>(emulated::lane()) / 4, t = static_cast<int>(emulated::lane()) % 4;
   for (int j = 0; j < 4; ++j) {
-    for (int k = 0; k < 8 * kPer<Sum>; ++k)
-      c[j] += a_element<Sum>(r, g + 8 * (j / 2), k) * b_element<Sum>(r, 2 * t + j % 2, k);
+    for (int k = 0; k < 8 * E::kPer; ++k)
+      c[j] += a_element<E>(r, g + 8 * (j / 2), k) * b_element<E>(r, 2 * t + j % 2, k);
   }
+}
+template <class Sum>
+void mma(Sum (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  multiply_as<ElementOf<Sum>>(c, a, b0, b1);
+}
+inline void mma_f16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  multiply_as<F16>(c, a, b0, b1);
 }
 // PTX ISA, "sparse matrix fragments": which lane of a quad holds a row's metadata, and where in its word.
 template <int Selector, class Sum>
@@ -237,12 +276,12 @@ void mma_sparse(Sum (&c)[4], const uint4& a, const uint4& b, uint32_t meta) {
   const int g = static_cast<int>(emulated::lane()) / 4, t = static_cast<int>(emulated::lane()) % 4;
   for (int j = 0; j < 4; ++j) {
     const int row = g + 8 * (j / 2);
-    for (int k = 0; k < 8 * kPer<Sum>; ++k) {
+    for (int k = 0; k < 8 * ElementOf<Sum>::kPer; ++k) {
       const int four = k / 2;
       const int from = row % 8 * 4 + (bf16 ? 2 * Selector + four / 4 : four / 8 * 2 + row / 8);
       const int shift = (bf16 ? 16 * (row / 8) + 4 * (four % 4) : 4 * (four % 8)) + 2 * (k % 2);
       const int column = four * 4 + static_cast<int>(m.of[from][0] >> shift & 3);
-      c[j] += a_element<Sum>(r, row, k) * b_element<Sum>(r, 2 * t + j % 2, column);
+      c[j] += a_element<ElementOf<Sum>>(r, row, k) * b_element<ElementOf<Sum>>(r, 2 * t + j % 2, column);
     }
   }
 }
