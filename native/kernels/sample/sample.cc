@@ -16,9 +16,6 @@ constexpr float kGreedyBelow = 1e-5f;  // vLLM's _SAMPLING_EPS
 // Tokens this far below the likeliest, in units of temperature, have a weight under 1.2e-7 of its; a first look leaves them out.
 constexpr float kNear = 16.0f;
 
-bool likelier(const Candidate& a, const Candidate& b) {
-  return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
-}
 bool heap_order(const Candidate& a, const Candidate& b) { return likelier(b, a); }
 
 double weight(float logit, float max, float temperature) {
@@ -43,6 +40,21 @@ void keep_allowed(float* logits, size_t n, const uint64_t* allowed) {
   }
 }
 
+// Draws from logits[0..n), a block at most.
+size_t draw_in_block(const VocabularyOps& ops, const float* logits, size_t n, float max, float scale,
+                     double target) {
+  float weights[kVocabularyBlock];
+  ops.exp_row(logits, n, max, scale, weights);
+  size_t chosen = 0;
+  for (size_t i = 0; i < n; ++i) {
+    if (weights[i] <= 0) continue;
+    chosen = i;
+    if (target < weights[i]) break;
+    target -= weights[i];
+  }
+  return chosen;
+}
+
 // Draws from the whole vocabulary in id order: find the block, then the token in it.
 int32_t draw_from_all(const VocabularyOps& ops, const float* logits, size_t n, float max, float temperature,
                       double u, double* block_sums) {
@@ -58,16 +70,7 @@ int32_t draw_from_all(const VocabularyOps& ops, const float* logits, size_t n, f
   }
   if (block == blocks) block = last;  // rounding carried the target past the end
   const size_t begin = block * kVocabularyBlock, count = std::min(kVocabularyBlock, n - begin);
-  float weights[kVocabularyBlock];
-  ops.exp_row(logits + begin, count, max, scale, weights);
-  size_t chosen = 0;
-  for (size_t i = 0; i < count; ++i) {
-    if (weights[i] <= 0) continue;
-    chosen = i;
-    if (target < weights[i]) break;
-    target -= weights[i];
-  }
-  return static_cast<int32_t>(begin + chosen);
+  return static_cast<int32_t>(begin + draw_in_block(ops, logits + begin, count, max, scale, target));
 }
 
 // Draws from kept[0..n), whose weights sum to total.
@@ -83,13 +86,63 @@ int32_t draw_from(const Candidate* kept, size_t n, float max, float temperature,
   return kept[chosen].id;
 }
 
+// What min_p keeps is not below it; -inf is never a candidate.
+float lowest_kept(float max, const SamplingParams& p) {
+  return p.min_p > 0 ? std::max(kLowest, max + p.temperature * std::log(p.min_p)) : kLowest;
+}
+
+double sum_weights(std::span<const Candidate> candidates, float max, float temperature) {
+  double sum = 0;
+  for (const Candidate& c : candidates) sum += weight(c.logit, max, temperature);
+  return sum;
+}
+
+// top_p, draw, where top_k has left kept[0..n), likeliest first, whose weights sum to total.
+int32_t draw_from_top(const Candidate* kept, size_t n, float max, const SamplingParams& p, double total,
+                      double u) {
+  if (p.top_p < 1.0f) {
+    double sum = 0;
+    size_t i = 0;
+    while (i < n && (i == 0 || sum < p.top_p * total)) sum += weight(kept[i++].logit, max, p.temperature);
+    n = i;
+    total = sum;
+  }
+  return draw_from(kept, n, max, p.temperature, u * total);
+}
+
+// min_p, top_k, top_p, draw, as below, from a digest; -1 where that does not say what is kept.
+int32_t draw_digested(const LogitDigest& digest, size_t vocabulary, const SamplingParams& p, double u) {
+  const std::span<const Candidate> largest = digest.largest;
+  const float max = largest[0].logit, lower = lowest_kept(max, p);
+  size_t n = largest.size();
+  while (n > 0 && largest[n - 1].logit < lower) --n;
+  const std::span<const Candidate> kept = largest.first(n);
+  if (p.top_k > 0 && static_cast<size_t>(p.top_k) < vocabulary)
+    return draw_from_top(kept.data(), n, max, p, sum_weights(kept, max, p.temperature), u);
+  double mass = digest.total;
+  if (p.min_p > 0) {
+    if (n == largest.size() && n < vocabulary) return -1;
+    Candidate ascending[kMostDigested];
+    std::copy(kept.begin(), kept.end(), ascending);
+    std::sort(ascending, ascending + n, [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+    mass = sum_weights({ascending, n}, max, p.temperature);
+    if (p.top_p >= 1.0f) return draw_from(ascending, n, max, p.temperature, u * mass);
+  }
+  double total = 0;
+  for (size_t i = 0; i < n;) {
+    total += weight(kept[i++].logit, max, p.temperature);
+    if (total >= p.top_p * mass || (p.min_p > 0 && i == n))
+      return draw_from(kept.data(), i, max, p.temperature, u * total);
+  }
+  return -1;
+}
+
 // min_p, top_k, top_p, draw. Candidates are the tokens near the likeliest, and all of them only where those do not suffice; they
 // are taken from a heap, likeliest first, until top_k or top_p is satisfied, so that nothing beyond what is kept gets sorted.
 int32_t draw_filtered(const VocabularyOps& ops, const float* logits, size_t n, float max,
                       const SamplingParams& p, double u, Candidate* candidates) {
   const float temperature = p.temperature;
-  const float lower = p.min_p > 0 ? std::max(kLowest, max + temperature * std::log(p.min_p))
-                                  : kLowest;  // -inf is never a candidate
+  const float lower = lowest_kept(max, p);
   const float near = max - kNear * temperature;
   const bool use_top_k = p.top_k > 0 && static_cast<size_t>(p.top_k) < n, use_top_p = p.top_p < 1.0f;
 
@@ -103,19 +156,14 @@ int32_t draw_filtered(const VocabularyOps& ops, const float* logits, size_t n, f
   };
   if (use_top_k && !complete && count < static_cast<size_t>(p.top_k)) collect_all();
 
-  if (!use_top_k && !use_top_p) {
-    double total = 0;
-    for (size_t i = 0; i < count; ++i) total += weight(candidates[i].logit, max, temperature);
-    return draw_from(candidates, count, max, temperature, u * total);
-  }
+  if (!use_top_k && !use_top_p)
+    return draw_from(candidates, count, max, temperature,
+                     u * sum_weights({candidates, count}, max, temperature));
 
   double mass = 0;  // that top_p is a share of, where top_k does not define it
   if (!use_top_k) {
-    if (complete) {
-      for (size_t i = 0; i < count; ++i) mass += weight(candidates[i].logit, max, temperature);
-    } else {
-      mass = ops.sum_exp(logits, n, max, 1.0f / temperature, nullptr);
-    }
+    mass = complete ? sum_weights({candidates, count}, max, temperature)
+                    : ops.sum_exp(logits, n, max, 1.0f / temperature, nullptr);
   }
   while (true) {
     std::make_heap(candidates, candidates + count, heap_order);
@@ -135,14 +183,8 @@ int32_t draw_filtered(const VocabularyOps& ops, const float* logits, size_t n, f
     }
     std::reverse(candidates + (count - kept), candidates + count);
     const Candidate* first = candidates + (count - kept);
-    if (use_top_k && use_top_p) {
-      double sum = 0;
-      size_t i = 0;
-      while (i < kept && (i == 0 || sum < p.top_p * total)) sum += weight(first[i++].logit, max, temperature);
-      kept = i;
-      total = sum;
-    }
-    return draw_from(first, kept, max, temperature, u * total);
+    return use_top_k ? draw_from_top(first, kept, max, p, total, u)
+                     : draw_from(first, kept, max, temperature, u * total);
   }
 }
 
@@ -226,6 +268,10 @@ bool Sampler::changes_logits() const {
          (output_count_ < params_.min_tokens && !params_.suppressed_until_min.empty());
 }
 
+bool Sampler::greedy() const { return params_.temperature < kGreedyBelow || params_.top_k == 1; }
+
+double Sampler::uniform() const { return random_uniform(params_.seed, static_cast<uint64_t>(output_count_)); }
+
 void Sampler::forbid_bad_words(float* logits) const {
   for (const std::vector<int32_t>& word : params_.bad_words) {
     const size_t before = word.size() - 1;
@@ -289,15 +335,44 @@ SampleResult Sampler::sample(const VocabularyOps& ops, const float* logits, Samp
     result.status = SampleStatus::non_finite_logits;
     return result;
   }
-  if (params_.temperature < kGreedyBelow || params_.top_k == 1) {
+  if (greedy()) {
     result.token = scan.argmax;
   } else {
-    const double u = random_uniform(params_.seed, static_cast<uint64_t>(output_count_));
+    const double u = uniform();
     result.token = filters_
                        ? draw_filtered(ops, x, n, scan.max, params_, u, workspace.candidates())
                        : draw_from_all(ops, x, n, scan.max, params_.temperature, u, workspace.block_sums());
   }
   if (params_.logprobs >= 0) result.logprob = logits[result.token] - lse;
+  count(result.token);
+  return result;
+}
+
+DigestNeeded Sampler::needed() const {
+  if (changes_logits() || params_.logprobs >= 0) return {};
+  if (greedy()) return {.largest = 1};
+  if (!filters_) return {1, 1.0f / params_.temperature, uniform()};
+  if (params_.top_k > 0 && static_cast<size_t>(params_.top_k) < vocabulary_)
+    return {.largest = params_.top_k <= int32_t{kMostDigested} ? static_cast<uint32_t>(params_.top_k) : 0};
+  return {kMostDigested, params_.min_p > 0 ? 0 : 1.0f / params_.temperature, -1};
+}
+
+SampleResult Sampler::sample(const VocabularyOps& ops, const LogitDigest& digest) {
+  SampleResult result;
+  const float max = digest.largest[0].logit;
+  if (greedy()) {
+    result.token = digest.largest[0].id;
+  } else if (!filters_) {
+    result.token =
+        static_cast<int32_t>(digest.block + draw_in_block(ops, digest.logits.data(), digest.logits.size(),
+                                                          max, 1.0f / params_.temperature, digest.rest));
+  } else {
+    result.token = draw_digested(digest, vocabulary_, params_, uniform());
+  }
+  if (result.token < 0) {
+    result.status = SampleStatus::undecided;
+    return result;
+  }
   count(result.token);
   return result;
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "kernels/sample/digest.h"
 #include "kernels/sample/vocabulary.h"
 
 namespace filigree {
@@ -37,7 +38,12 @@ struct SamplingParams {
   std::vector<std::vector<int32_t>> bad_words;            // token sequences that may not be completed
 };
 
-enum class SampleStatus : uint8_t { ok, non_finite_logits, no_token_allowed };
+// undecided: only the whole row can tell.
+enum class SampleStatus : uint8_t { ok, non_finite_logits, no_token_allowed, undecided };
+
+inline bool likelier(const Candidate& a, const Candidate& b) {
+  return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
+}
 
 struct SampleResult {
   SampleStatus status = SampleStatus::ok;
@@ -84,6 +90,12 @@ class Sampler {
   SampleResult sample(const VocabularyOps& ops, const float* logits, SampleWorkspace& workspace,
                       int32_t* top_ids, float* top_logprobs, TokenConstraint constraint = {});
 
+  // What of the row's digest chooses the next token as the row itself does.
+  DigestNeeded needed() const;
+
+  // The same from a digest that holds what is needed(); or undecided, with nothing counted.
+  SampleResult sample(const VocabularyOps& ops, const LogitDigest& digest);
+
   // Counts a token that was not drawn, because nothing else could follow.
   void append(int32_t token) { count(token); }
 
@@ -98,6 +110,8 @@ class Sampler {
   };
 
   bool changes_logits() const;
+  bool greedy() const;
+  double uniform() const;  // of the next token
   void count(int32_t token);
   TokenCount& find(int32_t id);
   void process(float* logits, bool ends) const;
