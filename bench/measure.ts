@@ -103,21 +103,23 @@ export async function measureDecode(
       slot,
       tokens: Int32Array.of(1 + slot),
       position: context,
-      blockTable: blocks(context + 1),
+      blockTable: blocks(context + 2),
       sample: true,
+      next: runner.info.lookAhead ?? false,
     });
   }
-  await runner.step({ copies: [], entries });
+  let outputs = await runner.step({ copies: [], entries });
   let steps = 0;
   const start = performance.now();
   while (steps < maxSteps - 1 && (steps < minSteps || performance.now() - start < minSeconds * 1000)) {
     ++steps;
     entries = entries.map((entry, i) => ({
       ...entry,
+      tokens: Int32Array.of(outputs[i]!.token),
       position: context + steps,
-      blockTable: sequences[i]!.blocks(context + steps + 1),
+      blockTable: sequences[i]!.blocks(context + steps + 2),
     }));
-    await runner.step({ copies: [], entries });
+    outputs = await runner.step({ copies: [], entries });
   }
   const seconds = (performance.now() - start) / 1000;
   for (const slot of sequences.keys()) runner.closeSlot(slot);
