@@ -55,13 +55,14 @@ Runner::Runner(DecoderShape shape, DeviceBuffer embedding, DeviceBuffer final_no
   inv_freq_ = workspace(s.inv_freq.size() * sizeof(float));
   inv_freq_.upload(s.inv_freq.data(), s.inv_freq.size() * sizeof(float));
 
-  const size_t step_bytes =
-      (3 * size_t{rows} + logit_rows + size_t{most_tables_} * table_stride_) * sizeof(int32_t);
+  const size_t step_bytes = (3 * size_t{rows} + size_t{most_tables_} * table_stride_) * sizeof(int32_t);
   step_ = workspace(step_bytes);
   host_step_ = PinnedBuffer(step_bytes);
   int32_t* const step = step_.as<int32_t>();
-  rows_ = {step, step + rows, step + 2 * rows, step + 3 * rows + logit_rows, table_stride_};
-  logit_rows_ = step + 3 * rows;
+  rows_ = {step, step + rows, step + 2 * rows, step + 3 * rows, table_stride_};
+  logit_rows_ = PinnedBuffer(logit_rows * sizeof(int32_t));
+  digests_wanted_ = PinnedBuffer(logit_rows * sizeof(DigestWanted));
+  digests_ = PinnedBuffer(logit_rows * sizeof(LogitDigest));
 
   size_t widest = 0, partial = 0, expanded = 0;
   const auto visit = [&](const DeviceProjection& p) {
@@ -239,7 +240,7 @@ void Runner::forward(std::span<const RowRun> runs) {
   int32_t longest = 0;
   int32_t* const host = host_step_.as<int32_t>();
   const uint32_t max_rows = shape_.max_rows;
-  int32_t* const table = host + 3 * max_rows + shape_.max_logit_rows;
+  int32_t* const table = host + 3 * max_rows;
   bool single = true;
   // What the step before still copies from this memory is over: logits() and final_state() wait, and so does this.
   wait("the step before");
@@ -259,12 +260,10 @@ void Runner::forward(std::span<const RowRun> runs) {
   const uint32_t bucket = single ? bucket_of(count) : 0, padded = bucket ? bucket : count;
   for (uint32_t row = count; row < padded; ++row)
     host[row] = 0, host[max_rows + row] = -1, host[2 * max_rows + row] = 0;
-  check(cudaMemcpyAsync(step_.data(), host, (3 * size_t{max_rows}) * sizeof(int32_t), cudaMemcpyHostToDevice,
-                        stream_),
+  check(cudaMemcpyAsync(step_.data(), host,
+                        (3 * size_t{max_rows} + size_t{tables} * table_stride_) * sizeof(int32_t),
+                        cudaMemcpyHostToDevice, stream_),
         "the step's rows");
-  check(cudaMemcpyAsync(const_cast<int32_t*>(rows_.block_tables), table,
-                        size_t{tables} * table_stride_ * sizeof(int32_t), cudaMemcpyHostToDevice, stream_),
-        "the step's blocks");
   uint32_t splits = ceil_div(static_cast<uint32_t>(longest), attention_.split_positions);
   if (bucket) {
     // A graph serves contexts up to a power of two.
@@ -285,28 +284,44 @@ void Runner::forward(std::span<const RowRun> runs) {
 
 void Runner::enqueue_head(uint32_t rows, bool dependent) {
   const DecoderShape& s = shape_;
-  check(rms_norm(hidden_.as<float>(), logit_rows_, rows, final_norm_.as<float>(), s.norm_eps, s.hidden,
-                 normed_.data(), x_stride_, nullptr, dependent, stream_),
+  check(rms_norm(hidden_.as<float>(), logit_rows_.as<int32_t>(), rows, final_norm_.as<float>(), s.norm_eps,
+                 s.hidden, normed_.data(), x_stride_, nullptr, dependent, stream_),
         "norm");
   project(head_, {rows, x_stride_, normed_.data()}, Store::f32, logits_.data(), head_.out, dependent);
+  check(digest_logits(logits_.as<float>(), rows, head_.out, digests_wanted_.as<DigestWanted>(),
+                      digests_.as<LogitDigest>(), dependent, stream_),
+        "digests of logits");
 }
 
-void Runner::logits(std::span<const uint32_t> rows, float* out, size_t stride) {
+void Runner::copy_logits(uint32_t first, uint32_t count, float* out, size_t stride) {
+  const size_t row = size_t{head_.out} * sizeof(float);
+  check(cudaMemcpy2DAsync(out, stride * sizeof(float), logits_.as<float>() + size_t{first} * head_.out, row,
+                          row, count, cudaMemcpyDeviceToHost, stream_),
+        "logits");
+}
+
+void Runner::fetch_logits(std::span<const uint32_t> rows, float* out, size_t stride) {
+  for (const uint32_t i : rows) copy_logits(i, 1, out + i * stride, stride);
+  wait("logits");
+}
+
+void Runner::logits(std::span<const uint32_t> rows, std::span<const DigestWanted> wanted, float* out,
+                    size_t stride) {
   const uint32_t count = static_cast<uint32_t>(rows.size());
-  int32_t* const host = host_step_.as<int32_t>() + 3 * shape_.max_rows;
   const uint32_t bucket = bucket_of(count), padded = bucket ? bucket : count;
-  for (uint32_t i = 0; i < padded; ++i) host[i] = i < count ? static_cast<int32_t>(rows[i]) : 0;
-  check(cudaMemcpyAsync(logit_rows_, host, padded * sizeof(int32_t), cudaMemcpyHostToDevice, stream_),
-        "the rows of logits");
+  for (uint32_t i = 0; i < padded; ++i) {
+    logit_rows_.as<int32_t>()[i] = i < count ? static_cast<int32_t>(rows[i]) : 0;
+    digests_wanted_.as<DigestWanted>()[i] = i < count ? wanted[i] : DigestWanted{};
+  }
   if (bucket) {
     replay(uint64_t{1} << 63 | bucket, [&] { enqueue_head(bucket, shape_.dependent_launch); });
   } else {
     enqueue_head(count, false);
   }
-  const size_t row = size_t{head_.out} * sizeof(float);
-  check(cudaMemcpy2DAsync(out, stride * sizeof(float), logits_.data(), row, row, count,
-                          cudaMemcpyDeviceToHost, stream_),
-        "logits");
+  for (uint32_t first = 0, end; first < count; first = end) {
+    for (end = first + 1; end < count && (wanted[end].largest > 0) == (wanted[first].largest > 0);) ++end;
+    if (wanted[first].largest == 0) copy_logits(first, end - first, out + first * stride, stride);
+  }
   wait("a step");
 }
 

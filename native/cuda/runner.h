@@ -7,6 +7,7 @@
 
 #include "cuda/collective.h"
 #include "cuda/device.h"
+#include "cuda/digest.h"
 #include "cuda/layers.h"
 #include "cuda/matrix.h"
 
@@ -62,8 +63,13 @@ class Runner {
 
   void copy_block(int32_t from, int32_t to);
   void forward(std::span<const RowRun> runs);
-  // Into pinned memory of the host, [rows.size()][logit_columns()], `stride` apart.
-  void logits(std::span<const uint32_t> rows, float* out, size_t stride);
+  // The digests wanted of rows, of logit_columns() each; where none is (largest 0), copies all logits to row i of `out`, pinned
+  // memory of the host, rows `stride` apart.
+  void logits(std::span<const uint32_t> rows, std::span<const DigestWanted> wanted, float* out,
+              size_t stride);
+  const LogitDigest& digest(uint32_t i) const { return digests_.as<LogitDigest>()[i]; }
+  // Copies some of the rows of the last logits() after all.
+  void fetch_logits(std::span<const uint32_t> rows, float* out, size_t stride);
   uint32_t logit_columns() const { return head_.out; }
   void final_state(uint32_t row, float* out);
   // From any thread: this device has failed, the others need not wait for it.
@@ -92,6 +98,7 @@ class Runner {
   // hidden_ += the projection, of all devices.
   void project_residual(const DeviceProjection& p, const Input& x, bool dependent);
   void enqueue_head(uint32_t rows, bool dependent);
+  void copy_logits(uint32_t first, uint32_t count, float* out, size_t stride);
   // Replays, or first captures, what `enqueue` launches.
   template <class Enqueue>
   void replay(uint64_t key, const Enqueue& enqueue);
@@ -111,13 +118,14 @@ class Runner {
   uint64_t workspace_bytes_ = 0;
 
   DeviceBuffer keys_, values_;
-  DeviceBuffer step_;  // tokens, positions, tables [max_rows] each, logit rows, then block tables
+  DeviceBuffer step_;  // tokens, positions, tables [max_rows] each, then block tables
   DeviceBuffer hidden_, normed_, qkv_, q_, attended_, ffn_, wide_, partials_, attention_partials_, expanded_,
       logits_, state_, arrivals_, sums_;
   PinnedBuffer host_step_;  // as step_
+  PinnedBuffer logit_rows_, digests_wanted_,
+      digests_;  // [max_logit_rows]; the device reads and writes them where they are
   cudaStream_t stream_ = nullptr;
   StepRows rows_;
-  int32_t* logit_rows_ = nullptr;
   DeviceMatrix::Workspace workspace_;
   std::map<uint64_t, cudaGraphExec_t> graphs_;
 };

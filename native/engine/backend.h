@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/options.h"
+#include "kernels/sample/digest.h"
 
 namespace filigree {
 
@@ -15,6 +16,17 @@ struct Chunk {
   int32_t position = 0;             // of tokens[0]
   const int32_t* blocks = nullptr;  // of positions 0 .. position + tokens.size() - 1
   int32_t adapter = -1;             // index into EngineOptions::adapters; -1: the base alone
+};
+
+// A row of the last forward() whose logits are wanted, and the digest that will do instead.
+struct LogitsWanted {
+  uint32_t row = 0;
+  DigestNeeded digest;
+};
+// The whole row, or its digest, then of a row that is finite.
+struct LogitsRow {
+  const float* all = nullptr;  // [vocabulary]
+  LogitDigest digest;
 };
 
 struct BackendInfo {
@@ -42,9 +54,11 @@ class Backend {
   virtual void copy_block(int32_t from, int32_t to) = 0;
   // Runs all layers over the chunks' tokens, at most max_rows, and stores their keys and values.
   virtual void forward(std::span<const Chunk> chunks) = 0;
-  // Logits [rows.size()][vocabulary] in host memory of rows of the last forward(), at most max_logit_rows; valid until the next
-  // call.
-  virtual const float* logits(std::span<const uint32_t> rows) = 0;
+  // The logits of rows, at most max_logit_rows, in host memory; valid until the next call. A backend may give all where a digest
+  // would do.
+  virtual std::span<const LogitsRow> logits(std::span<const LogitsWanted> wanted) = 0;
+  // Of those of that call which are a digest, some as whole rows after all.
+  virtual void complete(std::span<const uint32_t>) {}
   // The final hidden state [hidden], after the last norm, of a row of the last forward().
   virtual void final_state(uint32_t row, float* out) = 0;
 

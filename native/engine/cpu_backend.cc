@@ -48,6 +48,7 @@ class CpuBackend final : public Backend {
     graph_.emplace(c, weights_, adapters_, *arena_, cpu, pool, max_rows_,
                    std::min(max_rows_, static_cast<uint32_t>(options.max_slots)), max_logit_rows_,
                    options.max_model_len);
+    vocabulary_ = c.vocabulary;
     info_.device = "cpu";
     info_.weights = weights_.statistics;
     info_.warnings = weights_.warnings;
@@ -58,7 +59,14 @@ class CpuBackend final : public Backend {
 
   void copy_block(int32_t from, int32_t to) override { arena_->copy_block(from, to); }
   void forward(std::span<const Chunk> chunks) override { graph_->forward(chunks); }
-  const float* logits(std::span<const uint32_t> rows) override { return graph_->logits(rows); }
+  std::span<const LogitsRow> logits(std::span<const LogitsWanted> wanted) override {
+    rows_.clear();
+    for (const LogitsWanted& w : wanted) rows_.push_back(w.row);
+    const float* const logits = graph_->logits(rows_);
+    answer_.clear();
+    for (size_t i = 0; i < wanted.size(); ++i) answer_.push_back({logits + i * vocabulary_, {}});
+    return answer_;
+  }
   void final_state(uint32_t row, float* out) override { graph_->final_state(row, out); }
 
  private:
@@ -66,6 +74,9 @@ class CpuBackend final : public Backend {
   std::vector<Adapter> adapters_;
   std::optional<KvArena> arena_;
   std::optional<Graph> graph_;
+  size_t vocabulary_ = 0;
+  std::vector<uint32_t> rows_;
+  std::vector<LogitsRow> answer_;
 };
 
 }  // namespace

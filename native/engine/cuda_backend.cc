@@ -6,6 +6,7 @@
 #include "cuda/tune.h"
 #include "engine/backend.h"
 #include "engine/partition.h"
+#include "kernels/sample/sample.h"
 
 namespace filigree {
 namespace {
@@ -14,6 +15,7 @@ namespace {
 constexpr uint32_t kMostRows = 1024, kMostLogitRows = 32;
 // Below so many zeros the dense product of the library is faster for one token, too.
 constexpr double kMinZeros = 0.35, kNever = 2;
+static_assert(cuda::kMostLargest == kMostDigested && cuda::kDigestBlock == kVocabularyBlock);
 
 cuda::KvElement kv_element(KvType type) {
   if (type == KvType::f16) return cuda::KvElement::f16;
@@ -133,6 +135,7 @@ class CudaBackend final : public Backend {
     asynchronous_ = true;
     vocabulary_ = c.vocabulary;
     logits_ = cuda::PinnedBuffer(size_t{max_logit_rows_} * vocabulary_ * sizeof(float));
+    candidates_.resize(size_t{max_logit_rows_} * ranks_ * cuda::kMostLargest);
     const RopeFrequencies rope = build_rope_frequencies(c.rope, options.max_model_len);
     on_each([&](uint32_t rank) {
       DeviceWeights& part = parts[rank];
@@ -180,16 +183,62 @@ class CudaBackend final : public Backend {
     on_each([&](uint32_t rank) { runners_[rank]->forward(runs_); });
   }
 
-  const float* logits(std::span<const uint32_t> rows) override {
+  std::span<const LogitsRow> logits(std::span<const LogitsWanted> wanted) override {
+    logit_rows_.clear(), digests_wanted_.clear(), answer_.clear(), unranked_.clear();
+    for (const LogitsWanted& w : wanted) {
+      logit_rows_.push_back(w.row);
+      // The blocks of a row that lies on several devices are nobody's.
+      const bool summed = ranks_ == 1 && vocabulary_ <= size_t{cuda::kDigestBlock} * cuda::kMostDigestBlocks;
+      const uint32_t largest = w.digest.scale == 0 || summed ? w.digest.largest : 0;
+      digests_wanted_.push_back({largest, w.digest.scale, w.digest.uniform});
+    }
     on_each([&](uint32_t rank) {
-      runners_[rank]->logits(rows, logits_.as<float>() + first_logit_[rank], vocabulary_);
+      runners_[rank]->logits(logit_rows_, digests_wanted_, logits_.as<float>() + first_logit_[rank],
+                             vocabulary_);
     });
-    return logits_.as<float>();
+    for (uint32_t i = 0; i < wanted.size(); ++i) {
+      answer_.push_back({nullptr, digest(i)});
+      if (!answer_[i].digest.largest.empty()) continue;
+      answer_[i].all = logits_.as<float>() + i * vocabulary_;
+      if (digests_wanted_[i].largest > 0) unranked_.push_back(i);
+    }
+    if (!unranked_.empty()) complete(unranked_);
+    return answer_;
+  }
+
+  void complete(std::span<const uint32_t> rows) override {
+    on_each([&](uint32_t rank) {
+      runners_[rank]->fetch_logits(rows, logits_.as<float>() + first_logit_[rank], vocabulary_);
+    });
+    for (const uint32_t i : rows) answer_[i].all = logits_.as<float>() + i * vocabulary_;
   }
 
   void final_state(uint32_t row, float* out) override { runners_[0]->final_state(row, out); }
 
  private:
+  // What is wanted of a row, from all devices; nothing where one of them could not say.
+  LogitDigest digest(uint32_t row) {
+    const cuda::DigestWanted& wanted = digests_wanted_[row];
+    if (wanted.largest == 0) return {};
+    Candidate* const begin = candidates_.data() + size_t{row} * ranks_ * cuda::kMostLargest;
+    Candidate* end = begin;
+    for (uint32_t rank = 0; rank < ranks_; ++rank) {
+      const cuda::LogitDigest& share = runners_[rank]->digest(row);
+      if (share.count == 0) return {};
+      for (uint32_t i = 0; i < share.count; ++i)
+        *end++ = {share.largest[i].logit, share.largest[i].id + static_cast<int32_t>(first_logit_[rank])};
+    }
+    if (ranks_ > 1) std::sort(begin, end, likelier);
+    LogitDigest out;
+    out.largest = {begin, std::min<size_t>(wanted.largest, static_cast<size_t>(end - begin))};
+    if (wanted.scale == 0) return out;
+    const cuda::LogitDigest& whole = runners_[0]->digest(row);
+    out.total = whole.total, out.rest = whole.rest, out.block = whole.block;
+    if (wanted.uniform >= 0)
+      out.logits = {whole.logits, std::min<size_t>(cuda::kDigestBlock, vocabulary_ - whole.block)};
+    return out;
+  }
+
   // work(rank) on every device's thread; the first is the caller's. One that fails lets the others stop waiting for it.
   template <class Work>
   void on_each(const Work& work) {
@@ -283,7 +332,11 @@ class CudaBackend final : public Backend {
   std::vector<std::unique_ptr<cuda::Runner>> runners_;
   std::vector<size_t> first_logit_;  // of each device's share of the vocabulary
   size_t vocabulary_ = 0;
-  cuda::PinnedBuffer logits_;  // [max_logit_rows][vocabulary]
+  cuda::PinnedBuffer logits_;          // [max_logit_rows][vocabulary]
+  std::vector<Candidate> candidates_;  // [max_logit_rows][ranks][kMostLargest]
+  std::vector<uint32_t> logit_rows_, unranked_;
+  std::vector<cuda::DigestWanted> digests_wanted_;
+  std::vector<LogitsRow> answer_;
   std::vector<cuda::RowRun> runs_;
 };
 

@@ -72,7 +72,9 @@ Engine::Engine(const ModelDescription& model, const EngineOptions& options, cons
   order_.reserve(static_cast<size_t>(options.max_slots));
   chunks_.reserve(backend_->max_rows());
   logit_rows_.reserve(backend_->max_rows() + static_cast<size_t>(options.max_slots));
-  row_indices_.reserve(backend_->max_logit_rows());
+  wanted_.reserve(backend_->max_logit_rows());
+  undecided_.reserve(backend_->max_logit_rows());
+  whole_rows_.reserve(backend_->max_logit_rows());
   pooled_rows_.reserve(backend_->max_rows());
   state_.resize(config_.hidden);
 
@@ -307,14 +309,25 @@ void Engine::answer_rows(const StepRecord& record, StepResult& result) {
   pool_rows(record, result);
   for (size_t begin = 0; begin < logit_rows_.size(); begin += backend_->max_logit_rows()) {
     const size_t count = std::min<size_t>(backend_->max_logit_rows(), logit_rows_.size() - begin);
-    row_indices_.clear();
-    for (size_t i = 0; i < count; ++i) row_indices_.push_back(logit_rows_[begin + i].row);
-    const float* logits = backend_->logits(row_indices_);
-    pool_.run(static_cast<int>(std::min<size_t>(count, static_cast<size_t>(pool_.size()))),
+    const LogitRow* const rows = logit_rows_.data() + begin;
+    wanted_.clear();
+    for (size_t i = 0; i < count; ++i) wanted_.push_back({rows[i].row, digest_needed(rows[i], record)});
+    const std::span<const LogitsRow> logits = backend_->logits(wanted_);
+    // A token is drawn from a digest sooner than another thread wakes.
+    undecided_.clear(), whole_rows_.clear();
+    for (uint32_t i = 0; i < count; ++i) {
+      if (logits[i].all) whole_rows_.push_back(i);
+      if (!logits[i].all && !draw_digested(rows[i], logits[i].digest, record, result))
+        undecided_.push_back(i);
+    }
+    if (!undecided_.empty()) backend_->complete(undecided_);
+    whole_rows_.insert(whole_rows_.end(), undecided_.begin(), undecided_.end());
+    const size_t whole = whole_rows_.size();
+    if (whole == 0) continue;
+    pool_.run(static_cast<int>(std::min<size_t>(whole, static_cast<size_t>(pool_.size()))),
               [&](int thread, int threads) {
-                for (size_t i = static_cast<size_t>(thread); i < count; i += static_cast<size_t>(threads)) {
-                  finish_row(logit_rows_[begin + i], logits + i * config_.vocabulary, thread, record, result);
-                }
+                for (size_t i = static_cast<size_t>(thread); i < whole; i += static_cast<size_t>(threads))
+                  finish_row(rows[whole_rows_[i]], logits[whole_rows_[i]].all, thread, record, result);
               });
   }
   chunks_.clear();
@@ -341,6 +354,20 @@ void Engine::pool_rows(const StepRecord& record, StepResult& result) {
       if (!std::isfinite(out[i])) output.status = RowStatus::non_finite_logits;
     }
   }
+}
+
+DigestNeeded Engine::digest_needed(const LogitRow& row, const StepRecord& record) const {
+  const Slot& slot = *slots_[static_cast<size_t>(record.entries[row.entry].slot)];
+  if (row.prompt_index >= 0 || record.keep_logits || slot.constraint) return {};
+  return slot.sampler.needed();
+}
+
+bool Engine::draw_digested(const LogitRow& row, const LogitDigest& digest, const StepRecord& record,
+                           StepResult& result) {
+  Slot& slot = *slots_[static_cast<size_t>(record.entries[row.entry].slot)];
+  const SampleResult sample = slot.sampler.sample(vocabulary_, digest);
+  result.outputs[row.entry].token = sample.token;
+  return sample.status == SampleStatus::ok;
 }
 
 void Engine::finish_row(const LogitRow& row, const float* logits, int thread, const StepRecord& record,

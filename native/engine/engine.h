@@ -94,6 +94,10 @@ class Engine {
   void run_rows(const StepRecord& record, StepResult& result);
   void answer_rows(const StepRecord& record, StepResult& result);
   void pool_rows(const StepRecord& record, StepResult& result);
+  DigestNeeded digest_needed(const LogitRow& row, const StepRecord& record) const;
+  // False where the digest leaves the token open.
+  bool draw_digested(const LogitRow& row, const LogitDigest& digest, const StepRecord& record,
+                     StepResult& result);
   void finish_row(const LogitRow& row, const float* logits, int thread, const StepRecord& record,
                   StepResult& result);
   RowStatus sample_row(Slot& slot, const float* logits, SampleWorkspace& workspace, StepOutput& output,
@@ -118,7 +122,8 @@ class Engine {
   std::vector<uint32_t> order_;  // of a step's entries
   std::vector<Chunk> chunks_;
   std::vector<LogitRow> logit_rows_;
-  std::vector<uint32_t> row_indices_;
+  std::vector<LogitsWanted> wanted_;
+  std::vector<uint32_t> undecided_, whole_rows_;  // of wanted_
   std::vector<PooledRows> pooled_rows_;
   std::vector<float> state_;  // [hidden]
 };

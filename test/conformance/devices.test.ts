@@ -205,6 +205,51 @@ describe.skipIf(without)(`caches of a byte an element${without ? ` (${without})`
   });
 });
 
+/** Every step twice: from digests where they will do, and with all logits kept, which are then sampled as whole rows. */
+async function expectSameTokens(shape: string, options: Partial<NativeOptions>) {
+  const manifest = randomModel(shape, 0.7);
+  const [digests, rows] = [
+    await load(manifest, 'cuda', { deterministic: true, ...options }),
+    await load(manifest, 'cuda', { deterministic: true, ...options }),
+  ];
+  const hot = { ...GREEDY, temperature: 0.8, seed: 7n };
+  const kinds = [
+    GREEDY,
+    { ...hot, topK: 20 },
+    { ...hot, topK: 128, topP: 0.4 },
+    { ...hot, topK: 40, minP: 0.02 },
+    { ...hot, topK: 129 },
+    { ...hot, topP: 0.3 },
+    { ...hot, minP: 0.3 },
+    { ...hot, minP: 0.1, topP: 0.9 },
+    { ...hot, temperature: 0.05, topP: 0.95 },
+    hot,
+    { ...GREEDY, repetitionPenalty: 1.3 },
+    { ...GREEDY, logprobs: 3 },
+    { ...hot, topK: 1 },
+  ];
+  const prompts = kinds.map((_, i) => ids(i + 1, 9 + 13 * i, digests.info.vocabSize));
+  for (const [slot, params] of kinds.entries())
+    for (const runner of [digests, rows]) runner.openSlot(slot, params, prompts[slot]!, NONE);
+  let entries = prompts.map((tokens, slot) => entry(slot, tokens));
+  for (let n = 0; n < 24; ++n) {
+    const tokens = (await digests.step({ entries, copies: [] })).map((output) => output.token);
+    const { outputs } = await rows.stepWithLogits({ entries, copies: [] });
+    expect(tokens, `step ${n}`).toEqual(outputs.map((output) => output.token));
+    entries = tokens.map((token, slot) => entry(slot, Int32Array.of(token), prompts[slot]!.length + n));
+  }
+}
+
+describe.skipIf(without)(`digests of logits${without ? ` (${without})` : ''}`, () => {
+  test(
+    'samplers of every kind draw from them what they draw from whole rows',
+    {
+      timeout: 300_000,
+    },
+    () => expectSameTokens('135m', {}),
+  );
+});
+
 const devices = without === null ? (await nativeGpus()).gpus.length : 0;
 const withoutTwo = without ?? (devices < 2 ? 'skipped, there is one GPU' : null);
 describe.skipIf(withoutTwo)(`two GPUs beside one${withoutTwo ? ` (${withoutTwo})` : ''}`, () => {
@@ -231,6 +276,10 @@ describe.skipIf(withoutTwo)(`two GPUs beside one${withoutTwo ? ` (${withoutTwo})
         expect(worst, `${sequences} sequences`).toBeLessThan(weights === 'bf16' ? 1e-2 : 4e-2);
       }
     });
+
+  test('digests of divided rows choose the tokens that whole rows choose', { timeout: 300_000 }, () =>
+    expectSameTokens('1.1b', { tensorParallel: 2 }),
+  );
 
   test('--deterministic: a request alone equals itself in a batch of 9, bit for bit', {
     timeout: 300_000,

@@ -1,5 +1,5 @@
 // filigree_cuda_layers_bench: what a decode step does between its linear layers, on the shape of Llama-2-7B: attention over a paged cache
-// (GB/s are of keys and values), and norms. Layers' caches rotate past the L2; all launches stand in one CUDA graph, dependent on each
+// (GB/s are of keys and values), norms, and digests of logits. Layers' caches rotate past the L2; all launches stand in one CUDA graph, dependent on each
 // other as in a step.
 //   --context 576   --rows 1,16   --kv f16,fp8   --kv-heads 8   --split 64 (at most so many positions; else what decode_split() says)
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda/digest.h"
 #include "attention_problem.h"
 #include "cuda/layers.h"
 #include "cuda/memory.h"
@@ -115,6 +116,33 @@ void measure(KvElement element, const char* name, uint32_t rows, const Load& loa
   cudaStreamDestroy(stream);
 }
 
+// As after the head: the logits lie in the L2.
+void measure_digests(uint32_t rows, uint32_t vocabulary) {
+  cudaStream_t stream;
+  check(cudaStreamCreate(&stream), "stream");
+  std::vector<float> values(size_t{rows} * vocabulary);
+  uint32_t seed = 1;
+  for (float& v : values) v = static_cast<float>((seed = seed * 1664525 + 1013904223) >> 8) * 0x1p-21f;
+  DeviceBuffer logits(values.size() * sizeof(float));
+  logits.upload(values.data(), values.size() * sizeof(float));
+  const PinnedBuffer wanted(rows * sizeof(DigestWanted)), digests(rows * sizeof(LogitDigest));
+  std::printf("digests of %u rows of %u logits:", rows, vocabulary);
+  for (const auto& [name, digest] : {std::pair{"greedy", DigestWanted{1, 0, -1}},
+                                     {"temperature", DigestWanted{1, 1, 0.5}},
+                                     {"top_k 64", DigestWanted{64, 0, -1}},
+                                     {"top_p", DigestWanted{kMostLargest, 1, -1}}}) {
+    std::fill_n(wanted.as<DigestWanted>(), rows, digest);
+    const double us = each_us(stream, 16, [&](int) {
+      check(digest_logits(logits.as<float>(), rows, vocabulary, wanted.as<DigestWanted>(),
+                          digests.as<LogitDigest>(), true, stream),
+            "digests");
+    });
+    std::printf(" %s %.2f us", name, us);
+  }
+  std::printf("\n");
+  cudaStreamDestroy(stream);
+}
+
 int run(int argc, char** argv) {
   std::string rows = "1,16,32", kv = "f16,fp8";
   Load load;
@@ -149,6 +177,7 @@ int run(int argc, char** argv) {
       at = *end ? end + 1 : end;
     }
   }
+  for (const uint32_t vocabulary : {49152u, 151936u}) measure_digests(16, vocabulary);
   return 0;
 }
 

@@ -1,5 +1,5 @@
 // filigree_cuda_layers_test: what a decoder does between its linear layers, against float64: attention over a paged cache, of prompts
-// and of decoding, with heads in groups, sliding windows and padding rows; norms; SwiGLU. Needs a GPU. --quick: a small part.
+// and of decoding, with heads in groups, sliding windows and padding rows; norms; SwiGLU; digests of logits. Needs a GPU. --quick: a small part.
 #include <cstdio>
 #include <cstring>
 #include <string>
@@ -7,6 +7,8 @@
 #include "attention_problem.h"
 #include "cuda/layers.h"
 #include "cuda/memory.h"
+#include "digest_cases.h"
+#include "problem.h"
 
 namespace filigree::cuda::test {
 namespace {
@@ -141,6 +143,25 @@ void test_norm_and_swiglu() {
   }
 }
 
+void test_digests(bool quick) {
+  for (const DigestCase& c : digest_cases(quick)) {
+    const uint32_t rows = static_cast<uint32_t>(c.wanted.size());
+    const DeviceBuffer logits = to_device(c.logits);
+    const PinnedBuffer wanted(rows * sizeof(DigestWanted)), digests(rows * sizeof(LogitDigest));
+    std::copy(c.wanted.begin(), c.wanted.end(), wanted.as<DigestWanted>());
+    LogitDigest* const out = digests.as<LogitDigest>();
+    for (uint32_t i = 0; i < rows; ++i) out[i].count = 99;
+    cudaError_t error =
+        digest_logits(logits.as<float>(), rows, c.columns, wanted.as<DigestWanted>(), out, true, 0);
+    if (error == cudaSuccess) error = cudaDeviceSynchronize();
+    expect(error == cudaSuccess, c.name + ": " + cudaGetErrorString(error));
+    for (uint32_t i = 0; i < rows; ++i) {
+      const std::string wrong = digest_error(c, i, out[i]);
+      expect(wrong.empty(), c.name + ", row " + std::to_string(i) + ": " + wrong);
+    }
+  }
+}
+
 int run(bool quick) {
   const std::vector<Heads> shapes =
       quick ? std::vector<Heads>{{9, 3, 64}, {4, 4, 128}}
@@ -173,6 +194,7 @@ int run(bool quick) {
     }
   }
   test_norm_and_swiglu();
+  test_digests(quick);
   std::printf("%d checks, %d failed\n", checks, failures);
   return failures == 0 ? 0 : 1;
 }

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <initializer_list>
 #include <type_traits>
+#include <utility>
 
 #include "cuda/platform.h"
 #include "cuda_fp16.h"
@@ -60,9 +61,19 @@ T __shfl_up_sync(uint32_t, T value, uint32_t by) {
   return emulated::exchange(value, lane >= by ? lane - by : lane);
 }
 template <class T>
-T __shfl_xor_sync(uint32_t, T value, int by) {
-  return emulated::exchange(value, emulated::lane() ^ static_cast<uint32_t>(by));
+T __shfl_xor_sync(uint32_t, T value, uint32_t lanes) {
+  return emulated::exchange(value, emulated::lane() ^ lanes);
 }
+inline bool __syncthreads_or(bool mine) {
+  static bool any;
+  emulated::block_barrier();
+  if (threadIdx.x == 0) any = false;
+  emulated::block_barrier();
+  any = any || mine;
+  emulated::block_barrier();
+  return any;
+}
+inline uint32_t atomicAdd(uint32_t* to, uint32_t by) { return std::exchange(*to, *to + by); }
 template <class T>
 T __reduce_max_sync(uint32_t, T value) {
   emulated::give(0, value);
@@ -100,6 +111,7 @@ inline uint32_t __float_as_uint(float f) {
 }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline float __frcp_rn(float v) { return 1 / v; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
