@@ -1,5 +1,6 @@
 #include "cuda/layers.h"
 #include "cuda/pages.cuh"
+#include "cuda/rounding.cuh"
 #include "cuda/store.cuh"
 
 namespace filigree::cuda {
@@ -19,18 +20,11 @@ __global__ void embed_kernel(const StepRows rows, const __nv_bfloat16* table, ui
 
 constexpr uint32_t kNormThreads = 512;
 
-__global__ void __launch_bounds__(kNormThreads)
-    rms_norm_kernel(const float* h, const int32_t* from, const float* weight, float eps, uint32_t hidden,
-                    __nv_bfloat16* out, uint32_t stride, float* f32_out) {
+// 1 / the root mean square of a row, by the whole block.
+FILIGREE_DEVICE float norm_scale(const float4* x, uint32_t hidden, float eps) {
   __shared__ float sums[kNormThreads / 32];
-  let_next_start();
-  wait_for_inputs();
-  const uint32_t row = blockIdx.x, fours = hidden / 4;
-  const float4* x = reinterpret_cast<const float4*>(
-      h + static_cast<size_t>(from ? from[row] : static_cast<int32_t>(row)) * hidden);
-  const float4* w = reinterpret_cast<const float4*>(weight);
   float sum = 0;
-  for (uint32_t i = threadIdx.x; i < fours; i += kNormThreads) {
+  for (uint32_t i = threadIdx.x; i < hidden / 4; i += kNormThreads) {
     const float4 v = x[i];
     sum = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, sum))));
   }
@@ -41,14 +35,66 @@ __global__ void __launch_bounds__(kNormThreads)
   sum = 0;
 #pragma unroll
   for (uint32_t i = 0; i < kNormThreads / 32; ++i) sum += sums[i];
-  const float scale = rsqrtf(sum / static_cast<float>(hidden) + eps);
-  for (uint32_t i = threadIdx.x; i < fours; i += kNormThreads) {
-    const float4 v = x[i], g = w[i];
-    const float4 y = {v.x * scale * g.x, v.y * scale * g.y, v.z * scale * g.z, v.w * scale * g.w};
-    __nv_bfloat162 pairs[2] = {__floats2bfloat162_rn(y.x, y.y), __floats2bfloat162_rn(y.z, y.w)};
-    *reinterpret_cast<uint2*>(out + static_cast<size_t>(row) * stride + i * 4) =
-        *reinterpret_cast<uint2*>(pairs);
-    if (f32_out) reinterpret_cast<float4*>(f32_out + static_cast<size_t>(row) * hidden)[i] = y;
+  return rsqrtf(sum / static_cast<float>(hidden) + eps);
+}
+
+FILIGREE_DEVICE const float4* row_to_norm(const float* h, const int32_t* from, uint32_t hidden) {
+  const uint32_t row = blockIdx.x;
+  return reinterpret_cast<const float4*>(
+      h + static_cast<size_t>(from ? from[row] : static_cast<int32_t>(row)) * hidden);
+}
+
+FILIGREE_DEVICE float4 normed(float4 v, float scale, float4 g) {
+  return {v.x * scale * g.x, v.y * scale * g.y, v.z * scale * g.z, v.w * scale * g.w};
+}
+
+FILIGREE_DEVICE uint2 as_bf16(float4 y) {
+  const __nv_bfloat162 pairs[2] = {__floats2bfloat162_rn(y.x, y.y), __floats2bfloat162_rn(y.z, y.w)};
+  return *reinterpret_cast<const uint2*>(pairs);
+}
+
+__global__ void __launch_bounds__(kNormThreads)
+    rms_norm_kernel(const float* h, const int32_t* from, const float* weight, float eps, uint32_t hidden,
+                    __nv_bfloat16* out, uint32_t stride, float* f32_out) {
+  let_next_start();
+  wait_for_inputs();
+  const size_t row = blockIdx.x;
+  const float4 *const x = row_to_norm(h, from, hidden), *const w = reinterpret_cast<const float4*>(weight);
+  const float scale = norm_scale(x, hidden, eps);
+  for (uint32_t i = threadIdx.x; i < hidden / 4; i += kNormThreads) {
+    const float4 y = normed(x[i], scale, w[i]);
+    *reinterpret_cast<uint2*>(out + row * stride + i * 4) = as_bf16(y);
+    if (f32_out) reinterpret_cast<float4*>(f32_out + row * hidden)[i] = y;
+  }
+}
+
+template <uint32_t Pieces>
+__global__ void __launch_bounds__(kNormThreads)
+    rms_norm_rounded_kernel(const float* h, const int32_t* from, const float* weight, float eps,
+                            uint32_t hidden, int8_t* codes, uint32_t stride, float* scales) {
+  constexpr uint32_t kColumns = Pieces * 256;
+  let_next_start();
+  wait_for_inputs();
+  const size_t row = blockIdx.x;
+  const uint32_t lane = threadIdx.x % 32;
+  const float4 *const x = row_to_norm(h, from, hidden), *const w = reinterpret_cast<const float4*>(weight);
+  const float scale = norm_scale(x, hidden, eps);
+  for (uint32_t block = threadIdx.x / 32; block < stride / kColumns; block += kNormThreads / 32) {
+    uint4 pieces[Pieces];
+#pragma unroll
+    for (uint32_t p = 0; p < Pieces; ++p) {
+      const uint32_t four = (block * kColumns + p * 256) / 4 + lane * 2;
+      const auto at = [&](uint32_t i) {
+        return i * 4 < hidden ? as_bf16(normed(x[i], scale, w[i])) : make_uint2(0, 0);
+      };
+      const uint2 low = at(four), high = at(four + 1);
+      pieces[p] = make_uint4(low.x, low.y, high.x, high.y);
+    }
+    const RoundedBlock<Pieces> rounded = round_block(pieces);
+    int8_t* const to = codes + row * stride + block * kColumns + lane * 8;
+#pragma unroll
+    for (uint32_t p = 0; p < Pieces; ++p) *reinterpret_cast<uint2*>(to + p * 256) = rounded.codes[p];
+    if (lane == 0) scales[row * (stride / kColumns) + block] = rounded.scale;
   }
 }
 
@@ -125,6 +171,15 @@ cudaError_t rms_norm(const float* h, const int32_t* from, uint32_t count, const 
                      cudaStream_t stream) {
   return launch(rms_norm_kernel, dim3(count), kNormThreads, 0, dependent, stream, h, from, weight, eps,
                 hidden, static_cast<__nv_bfloat16*>(out), stride, f32_out);
+}
+
+cudaError_t rms_norm_rounded(const float* h, const int32_t* from, uint32_t count, const float* weight,
+                             float eps, uint32_t hidden, int8_t* codes, uint32_t stride, float* scales,
+                             uint32_t block_columns, bool dependent, cudaStream_t stream) {
+  if ((block_columns != 256 && block_columns != 512) || stride % block_columns != 0 || stride < hidden)
+    return cudaErrorInvalidValue;
+  return launch(block_columns == 256 ? rms_norm_rounded_kernel<1> : rms_norm_rounded_kernel<2>, dim3(count),
+                kNormThreads, 0, dependent, stream, h, from, weight, eps, hidden, codes, stride, scales);
 }
 
 cudaError_t rotate_and_store(const StepRows& rows, uint32_t count, const float* qkv, uint32_t qkv_stride,

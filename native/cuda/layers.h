@@ -49,6 +49,11 @@ cudaError_t embed(const StepRows& rows, uint32_t count, const void* table, uint3
 cudaError_t rms_norm(const float* h, const int32_t* from, uint32_t count, const float* weight, float eps,
                      uint32_t hidden, void* out, uint32_t stride, float* f32_out, bool dependent,
                      cudaStream_t stream);
+// The same as i8 codes [count][stride] with a scale, [count][stride / block_columns], for each block of 256 or 512 columns: what tiles
+// of i8 make of the bf16 above (Input::scale_columns). stride in whole blocks; columns from hidden on are zero.
+cudaError_t rms_norm_rounded(const float* h, const int32_t* from, uint32_t count, const float* weight,
+                             float eps, uint32_t hidden, int8_t* codes, uint32_t stride, float* scales,
+                             uint32_t block_columns, bool dependent, cudaStream_t stream);
 // Rotates queries and keys of qkv f32 [count][qkv_stride] ("rotate half"; angles of position * inv_freq, times attention_scale),
 // writes the queries as f32 into q [count][heads * head_dim] and keys and values into the cache.
 cudaError_t rotate_and_store(const StepRows& rows, uint32_t count, const float* qkv, uint32_t qkv_stride,

@@ -6,8 +6,8 @@
 
 // Linear layers on the device: out[t][n] = sum over k of weight[n][k] * x[t][k].
 //
-// x is bf16 [tokens][x_stride], or i8 codes with one scale a token. Tiles of i8 round bf16 themselves, with a scale for each token and
-// block (mma_tiles.h): an outlier coarsens only the columns beside it. x_stride is at least cols rounded up to kInputPadding, and
+// x is bf16 [tokens][x_stride], or i8 codes with one scale a token, or one a token and block of tiles (mma_tiles.h): an outlier
+// coarsens only the columns beside it. Tiles of i8 round bf16 themselves to the same codes. x_stride is at least cols rounded up to kInputPadding, and
 // what lies between is finite (the buffers are zeroed once and never written there). Every kernel sums a token in an order that
 // depends on the launch configuration alone, never on the other tokens.
 
@@ -34,7 +34,8 @@ struct Input {
   uint32_t tokens = 0;
   uint32_t stride = 0;            // elements from token to token
   const void* data = nullptr;     // bf16, or i8 where scales are given
-  const float* scales = nullptr;  // [tokens], i8 only
+  const float* scales = nullptr;  // i8 only: [tokens], or [tokens][stride / scale_columns]
+  uint32_t scale_columns = 0;     // the tiles' columns of a block where each has its scale, else 0
   // Row lanes and one token alone. hidden: in place of data, f32 [cols], which the product itself normalizes (RMSNorm with weights
   // `norm`): every block reads the whole row anyway. quantize: with i8 or i4 weights, rounded to i8 on its way into shared memory,
   // with a scale for each warp's part of K.

@@ -165,6 +165,11 @@ size_t DeviceMatrix::partial_bytes(uint32_t tokens) const {
   return most;
 }
 
+uint32_t DeviceMatrix::rounded_columns(uint32_t tokens) const {
+  const bool tiled = tokens > lane_tokens_ && (tokens <= tile_tokens_ || options_.deterministic);
+  return tiled && tiles_.view.kind == Values::i8 ? tile_cols(Values::i8, tiles_.view.tiles) : 0;
+}
+
 void DeviceMatrix::run(const Input& x, const Output& out, const Workspace& w, cudaStream_t stream) const {
   if (x.tokens <= lane_tokens_) {
     Input input = x;
@@ -189,7 +194,8 @@ void DeviceMatrix::run_tiled(const Input& x, const Output& out, const Workspace&
   for (uint32_t done = 0; done < x.tokens; done += kTileTokens) {
     Input piece = x;
     piece.tokens = std::min(kTileTokens, x.tokens - done);
-    piece.data = static_cast<const uint8_t*>(x.data) + size_t{done} * x.stride * 2;
+    piece.data = static_cast<const uint8_t*>(x.data) + size_t{done} * x.stride * (x.scales ? 1 : 2);
+    if (x.scales) piece.scales = x.scales + done * (x.scale_columns ? x.stride / x.scale_columns : 1);
     Output part = out;
     part.data = static_cast<uint8_t*>(out.data) + size_t{done} * out.stride * element;
     const auto& plan = plans_[piece.tokens - 1];

@@ -34,6 +34,8 @@ class DeviceMatrix {
   bool sparse() const { return sparse_; }
   // Whether run() takes Input::hidden for so many tokens.
   bool normalizes(uint32_t tokens) const { return tokens == 1 && tokens <= lane_tokens_; }
+  // Columns of a block whose activations run() takes as i8 codes with a scale each, for so many tokens; 0: it takes bf16.
+  uint32_t rounded_columns(uint32_t tokens) const;
   double density() const { return density_; }
   uint64_t bytes() const { return bytes_; }                // on the device
   uint64_t decode_bytes() const { return decode_bytes_; }  // that one token reads

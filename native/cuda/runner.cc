@@ -78,6 +78,8 @@ Runner::Runner(DecoderShape shape, DeviceBuffer embedding, DeviceBuffer final_no
   visit(head_);
   hidden_ = workspace(size_t{rows} * s.hidden * 4);
   normed_ = workspace(size_t{std::max(rows, logit_rows)} * x_stride_ * 2);
+  norm_codes_ = workspace(size_t{std::max(rows, logit_rows)} * x_stride_);
+  norm_scales_ = workspace(size_t{std::max(rows, logit_rows)} * x_stride_ / 256 * sizeof(float));
   qkv_ = workspace(size_t{rows} * layers_[0].qkv.out * 4);
   q_ = workspace(size_t{rows} * s.heads * s.head_dim * 4);
   attended_ = workspace(size_t{rows} * attended_stride_ * 2);
@@ -152,16 +154,26 @@ void Runner::project(const DeviceProjection& p, const Input& x, Store store, voi
   }
 }
 
-void Runner::project_normed(const DeviceProjection& p, uint32_t rows, const DeviceBuffer& norm, Store store,
-                            void* out, uint32_t out_stride, bool first_dependent, bool dependent) {
+void Runner::project_normed(const DeviceProjection& p, uint32_t rows, const int32_t* from,
+                            const DeviceBuffer& norm, Store store, void* out, uint32_t out_stride,
+                            bool first_dependent, bool dependent) {
+  const auto all = [&](auto of) { return std::all_of(p.parts.begin(), p.parts.end(), of); };
+  const uint32_t rounded = p.parts[0].matrix.rounded_columns(rows);
+  const float *const h = hidden_.as<float>(), *const weight = norm.as<float>();
   Input x{rows, x_stride_, normed_.data()};
-  if (std::all_of(p.parts.begin(), p.parts.end(),
-                  [&](const DeviceProjection::Part& part) { return part.matrix.normalizes(rows); })) {
-    x.hidden = hidden_.as<float>(), x.norm = norm.as<float>(), x.norm_eps = shape_.norm_eps;
+  if (!from && all([&](const DeviceProjection::Part& part) { return part.matrix.normalizes(rows); })) {
+    x.hidden = h, x.norm = weight, x.norm_eps = shape_.norm_eps;
     dependent = first_dependent;
+  } else if (rounded > 0 && all([&](const DeviceProjection::Part& part) {
+               return part.matrix.rounded_columns(rows) == rounded;
+             })) {
+    check(rms_norm_rounded(h, from, rows, weight, shape_.norm_eps, shape_.hidden, norm_codes_.as<int8_t>(),
+                           x_stride_, norm_scales_.as<float>(), rounded, first_dependent, stream_),
+          "norm");
+    x.data = norm_codes_.data(), x.scales = norm_scales_.as<float>(), x.scale_columns = rounded;
   } else {
-    check(rms_norm(hidden_.as<float>(), nullptr, rows, norm.as<float>(), shape_.norm_eps, shape_.hidden,
-                   normed_.data(), x_stride_, nullptr, first_dependent, stream_),
+    check(rms_norm(h, from, rows, weight, shape_.norm_eps, shape_.hidden, normed_.data(), x_stride_, nullptr,
+                   first_dependent, stream_),
           "norm");
   }
   project(p, x, store, out, out_stride, dependent);
@@ -184,7 +196,7 @@ void Runner::enqueue(uint32_t rows, uint32_t splits, uint32_t decode_positions, 
   check(embed(rows_, rows, embedding_.data(), s.hidden, hidden_.as<float>(), false, stream_), "embedding");
   for (uint32_t l = 0; l < s.layers; ++l) {
     const DeviceLayer& layer = layers_[l];
-    project_normed(layer.qkv, rows, layer.attention_norm, Store::f32, qkv_.data(), layer.qkv.out,
+    project_normed(layer.qkv, rows, nullptr, layer.attention_norm, Store::f32, qkv_.data(), layer.qkv.out,
                    l == 0 ? dependent : after_sum, dependent);
     if (decode_positions > 0) {
       check(decode_attend(
@@ -203,11 +215,11 @@ void Runner::enqueue(uint32_t rows, uint32_t splits, uint32_t decode_positions, 
     }
     project_residual(layer.output, {rows, attended_stride_, attended_.data()}, dependent);
     if (layer.gate_up.interleaved) {
-      project_normed(layer.gate_up, rows, layer.ffn_norm, Store::swiglu, ffn_.data(), ffn_stride_, after_sum,
-                     dependent);
-    } else {
-      project_normed(layer.gate_up, rows, layer.ffn_norm, Store::bf16, wide_.data(), layer.gate_up.out,
+      project_normed(layer.gate_up, rows, nullptr, layer.ffn_norm, Store::swiglu, ffn_.data(), ffn_stride_,
                      after_sum, dependent);
+    } else {
+      project_normed(layer.gate_up, rows, nullptr, layer.ffn_norm, Store::bf16, wide_.data(),
+                     layer.gate_up.out, after_sum, dependent);
       check(swiglu(wide_.data(), layer.gate_up.out, false, layer.gate_up.out / 2, rows, ffn_.data(),
                    ffn_stride_, dependent, stream_),
             "SwiGLU");
@@ -284,10 +296,8 @@ void Runner::forward(std::span<const RowRun> runs) {
 
 void Runner::enqueue_head(uint32_t rows, bool dependent) {
   const DecoderShape& s = shape_;
-  check(rms_norm(hidden_.as<float>(), logit_rows_.as<int32_t>(), rows, final_norm_.as<float>(), s.norm_eps,
-                 s.hidden, normed_.data(), x_stride_, nullptr, dependent, stream_),
-        "norm");
-  project(head_, {rows, x_stride_, normed_.data()}, Store::f32, logits_.data(), head_.out, dependent);
+  project_normed(head_, rows, logit_rows_.as<int32_t>(), final_norm_, Store::f32, logits_.data(), head_.out,
+                 dependent, dependent);
   check(digest_logits(logits_.as<float>(), rows, head_.out, digests_wanted_.as<DigestWanted>(),
                       digests_.as<LogitDigest>(), dependent, stream_),
         "digests of logits");

@@ -89,10 +89,11 @@ class Runner {
   // decode_positions: of a split, where each row is a sequence's next; 0: rows of prompts, or attended like those. runs: several rows of
   // some sequence.
   void enqueue(uint32_t rows, uint32_t splits, uint32_t decode_positions, bool runs, bool dependent);
-  // What a layer makes of the residual stream: its norm, inside the product where that can be, and the projection. first_dependent: of
+  // What a projection makes of the residual stream, or of its rows `from` if given: the norm, inside the product or rounded to i8 where
+  // that can be, then the product. first_dependent: of
   // the first launch, whose predecessor may be none of ours.
-  void project_normed(const DeviceProjection& p, uint32_t rows, const DeviceBuffer& norm, Store store,
-                      void* out, uint32_t out_stride, bool first_dependent, bool dependent);
+  void project_normed(const DeviceProjection& p, uint32_t rows, const int32_t* from, const DeviceBuffer& norm,
+                      Store store, void* out, uint32_t out_stride, bool first_dependent, bool dependent);
   void project(const DeviceProjection& p, const Input& x, Store store, void* out, uint32_t out_stride,
                bool dependent);
   // hidden_ += the projection, of all devices.
@@ -119,8 +120,8 @@ class Runner {
 
   DeviceBuffer keys_, values_;
   DeviceBuffer step_;  // tokens, positions, tables [max_rows] each, then block tables
-  DeviceBuffer hidden_, normed_, qkv_, q_, attended_, ffn_, wide_, partials_, attention_partials_, expanded_,
-      logits_, state_, arrivals_, sums_;
+  DeviceBuffer hidden_, normed_, norm_codes_, norm_scales_, qkv_, q_, attended_, ffn_, wide_, partials_,
+      attention_partials_, expanded_, logits_, state_, arrivals_, sums_;
   PinnedBuffer host_step_;  // as step_
   PinnedBuffer logit_rows_, digests_wanted_,
       digests_;  // [max_logit_rows]; the device reads and writes them where they are

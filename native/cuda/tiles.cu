@@ -1,4 +1,5 @@
 #include "cuda/linear.h"
+#include "cuda/rounding.cuh"
 #include "cuda/store.cuh"
 #include "cuda/tile_products.cuh"
 
@@ -26,31 +27,6 @@ struct Arguments {
   uint32_t slice_blocks, slices, blocks_per_slice, parts;
 };
 
-// Columns of a row of bf16 as i8 in shared memory at `to`, by a warp: piece p of a lane holds columns 256 p + 8 lane and on. Returns
-// the scale, which NaN or an infinity among them makes NaN or infinite.
-template <uint32_t Pieces>
-FILIGREE_DEVICE float round_block(const uint4 (&pieces)[Pieces], uint32_t to, int lane) {
-  uint32_t most = 0;
-  const auto word = [&](uint32_t i) {
-    const uint4& p = pieces[i / 4];
-    return i % 4 == 0 ? p.x : i % 4 == 1 ? p.y : i % 4 == 2 ? p.z : p.w;
-  };
-#pragma unroll
-  for (uint32_t i = 0; i < Pieces * 4; ++i) most = __vmaxu2(most, word(i) & 0x7fff7fffu);
-  most = __reduce_max_sync(~0u, max(most >> 16, most & 0xffffu));
-  const float largest = __uint_as_float(most << 16), inverse = most ? 127.0f / largest : 0.0f;
-  // Added to 1.5 x 2^23, a code is the last byte of the mantissa: conversions run at an eighth of the rate.
-  const auto code = [&](float f) { return __float_as_uint(__fadd_rn(__fmul_rn(f, inverse), 12582912.0f)); };
-  const auto four = [&](uint32_t a, uint32_t b) {
-    return prmt(prmt(code(low_bf16(a)), code(high_bf16(a)), 0x0040),
-                prmt(code(low_bf16(b)), code(high_bf16(b)), 0x0040), 0x5410);
-  };
-#pragma unroll
-  for (uint32_t p = 0; p < Pieces; ++p)
-    store_shared_u64(to + p * 256 + lane * 8, four(pieces[p].x, pieces[p].y), four(pieces[p].z, pieces[p].w));
-  return largest / 127.0f;
-}
-
 // The activations of a slice, a row of tokens every row_bytes at `to`, and for i8 their scales, [block][token], at `scales`.
 template <Values Kind, class Tile, int TokenTiles, uint32_t Warps>
 FILIGREE_DEVICE void stage_inputs(const Input& x, uint32_t first_column, uint32_t wide, uint32_t to,
@@ -76,17 +52,21 @@ FILIGREE_DEVICE void stage_inputs(const Input& x, uint32_t first_column, uint32_
       for (uint32_t u = 0; u < kAtOnce; ++u) {
         const uint32_t i = begin + u * Warps, token = i % kTokens, block = i / kTokens;
         if (block >= wide) break;
-        const float scale =
-            round_block(held[u], shared_address(shared) + to + token * row_bytes + block * kCols, lane);
-        if (lane == 0) *reinterpret_cast<float*>(shared + scales + i * 4) = scale;
+        const RoundedBlock<kPieces> rounded = round_block(held[u]);
+        const uint32_t at = shared_address(shared) + to + token * row_bytes + block * kCols + lane * 8;
+#pragma unroll
+        for (uint32_t p = 0; p < kPieces; ++p)
+          store_shared_u64(at + p * 256, rounded.codes[p].x, rounded.codes[p].y);
+        if (lane == 0) *reinterpret_cast<float*>(shared + scales + i * 4) = rounded.scale;
       }
     }
     return;
   }
   if (Kind == Values::i8) {
     for (uint32_t i = threadIdx.x; i < kTokens * wide; i += Warps * 32) {
-      const uint32_t token = i % kTokens;
-      *reinterpret_cast<float*>(shared + scales + i * 4) = token < x.tokens ? x.scales[token] : 0.0f;
+      const uint32_t token = i % kTokens, block = first_column + i / kTokens;
+      const uint32_t at = x.scale_columns ? token * (x.stride / x.scale_columns) + block : token;
+      *reinterpret_cast<float*>(shared + scales + i * 4) = token < x.tokens ? x.scales[at] : 0.0f;
     }
   }
   const uint32_t pieces = wide * kCols * kElement / 16, edge = x.stride * kElement / 16;
