@@ -119,6 +119,31 @@ void test_norm_and_swiglu() {
   }
   expect(worst < 1e-5, "norm: off by " + std::to_string(worst));
 
+  std::vector<uint16_t> narrow(kRows * kStride);
+  out.download(narrow.data(), narrow.size() * 2);
+  for (const uint32_t block : {256u, 512u}) {
+    const DeviceBuffer codes(kRows * kStride), scales(kRows * kStride / block * sizeof(float));
+    expect(rms_norm_rounded(h_device.as<float>(), from_device.as<int32_t>(), kRows, weight_device.as<float>(),
+                            1e-5f, kHidden, codes.as<int8_t>(), kStride, scales.as<float>(), block, true,
+                            0) == cudaSuccess,
+           "rounded norm");
+    std::vector<int8_t> got_codes(kRows * kStride);
+    std::vector<float> got_scales(kRows * kStride / block);
+    codes.download(got_codes.data(), got_codes.size());
+    scales.download(got_scales.data(), got_scales.size() * sizeof(float));
+    bool same = true;
+    for (uint32_t first = 0; first < kRows * kStride; first += block) {
+      float most = 0;
+      for (uint32_t i = first; i < first + block; ++i) most = std::max(most, std::abs(from_bf16(narrow[i])));
+      same = same && got_scales[first / block] == most / 127.0f;
+      for (uint32_t i = first; i < first + block; ++i) {
+        const float code = most > 0 ? std::nearbyint(from_bf16(narrow[i]) * (127.0f / most)) : 0.0f;
+        same = same && got_codes[i] == static_cast<int8_t>(code);
+      }
+    }
+    expect(same, "norm rounded in blocks of " + std::to_string(block));
+  }
+
   constexpr uint32_t kColumns = 96;
   std::vector<uint16_t> gate_up(kRows * 2 * kColumns);
   for (uint16_t& v : gate_up) v = to_bf16(random.normal());

@@ -58,6 +58,23 @@ struct Launch {
   Store store;
 };
 
+struct RoundedRows {
+  std::vector<int8_t> codes;
+  std::vector<float> scales;  // [tokens][stride / block]
+};
+
+RoundedRows round_rows(const std::vector<uint16_t>& x, uint32_t tokens, uint32_t stride, uint32_t block) {
+  RoundedRows out{std::vector<int8_t>(size_t{tokens} * stride), {}};
+  for (size_t first = 0; first < out.codes.size(); first += block) {
+    float most = 0;
+    for (size_t i = first; i < first + block; ++i) most = std::max(most, std::abs(from_bf16(x[i])));
+    for (size_t i = first; i < first + block && most > 0; ++i)
+      out.codes[i] = static_cast<int8_t>(std::nearbyint(from_bf16(x[i]) * (127.0f / most)));
+    out.scales.push_back(most / 127.0f);
+  }
+  return out;
+}
+
 void check_launch(const Launch& l) {
   const Problem& p = l.p;
   const bool i8 = p.kind == Values::i8;
@@ -76,6 +93,15 @@ void check_launch(const Launch& l) {
   for (uint32_t r = 0; r < rows; ++r) bias.data()[r] = 0.01f * static_cast<float>(r);
   check(run_emulated_tiles(l.m, input, {l.store, out.data(), columns, bias.data()}, l.plan, partials.data(),
                            true, nullptr) == cudaSuccess);
+  if (l.rounds) {  // the same bits from activations that the norm has rounded
+    const RoundedRows r = round_rows(x, l.tokens, stride, l.m.block_cols());
+    Sums again(size_t{l.tokens} * rows);
+    check(run_emulated_tiles(l.m, {l.tokens, stride, r.codes.data(), r.scales.data(), l.m.block_cols()},
+                             {l.store, again.data(), columns, bias.data()}, l.plan, partials.data(), true,
+                             nullptr) == cudaSuccess);
+    check(std::memcmp(again.data(), out.data(), size_t{l.tokens} * rows * sizeof(float)) == 0,
+          "rounded before and inside differ");
+  }
   double error = 0, norm = 0;
   for (uint32_t t = 0; t < l.tokens; ++t) {
     const auto biased = [&](uint32_t r) { return l.want[size_t{t} * rows + r] + bias.data()[r]; };
