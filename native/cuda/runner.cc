@@ -11,6 +11,10 @@ namespace {
 // Most rows of a step that is replayed as a graph; the sizes that one is captured for.
 constexpr uint32_t kBuckets[] = {1, 2, 4, 8, 16, 24, 32}, kMostDecoded = 32;
 
+// From so many rows on attention has more blocks than fit beside a product's: started before that ends, they keep its last kernel from
+// the multiprocessors (16 sequences of Llama-2-7B's shape on an H200: 6 % of a step).
+constexpr uint32_t kCrowded = 8;
+
 uint32_t bucket_of(uint32_t rows) {
   for (const uint32_t b : kBuckets) {
     if (rows <= b) return b;
@@ -203,7 +207,7 @@ void Runner::enqueue(uint32_t rows, uint32_t splits, uint32_t decode_positions, 
                 rows_, rows, attention_,
                 {qkv_.as<float>(), layer.qkv.out, inv_freq_.as<float>(), s.attention_scale, decode_positions},
                 pages(l), splits, attention_partials_.as<float>(), arrivals_.as<uint32_t>(), attended_.data(),
-                attended_stride_, dependent, stream_),
+                attended_stride_, dependent && rows < kCrowded, stream_),
             "attention");
     } else {
       check(rotate_and_store(rows_, rows, qkv_.as<float>(), layer.qkv.out, s.heads, inv_freq_.as<float>(),
