@@ -90,8 +90,7 @@ class Runner {
   // some sequence.
   void enqueue(uint32_t rows, uint32_t splits, uint32_t decode_positions, bool runs, bool dependent);
   // What a projection makes of the residual stream, or of its rows `from` if given: the norm, inside the product or rounded to i8 where
-  // that can be, then the product. first_dependent: of
-  // the first launch, whose predecessor may be none of ours.
+  // that can be, then the product. first_dependent: of the first launch, whose predecessor may be none of ours.
   void project_normed(const DeviceProjection& p, uint32_t rows, const int32_t* from, const DeviceBuffer& norm,
                       Store store, void* out, uint32_t out_stride, bool first_dependent, bool dependent);
   void project(const DeviceProjection& p, const Input& x, Store store, void* out, uint32_t out_stride,
