@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 runs = [json.loads(line) for line in open(sys.argv[1])]
 runs = [r for r in runs if 'run' in r and ' ' not in r['run']]  # not the fine-tunes
-figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout='constrained')
+figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout='constrained')
 start = 0.0
 for run in runs:
     tokens, kl, ce = zip(*run['history'])
@@ -26,5 +26,5 @@ for axis, name in zip(axes, ('KL to the dense model (nats per token)', 'cross-en
     axis.set(xlabel='million tokens', title=name)
     axis.grid(alpha=0.3)
 axes[0].set_yscale('log')
-axes[0].legend(title='dotted: rounding begins')
+figure.legend(*axes[0].get_legend_handles_labels(), loc='outside right upper', title='dotted: rounding begins')
 figure.savefig(sys.argv[2], metadata={'Date': None})
