@@ -81,23 +81,29 @@ describe('Words without a break', () => {
   it('leave the event loop its turns: no turn costs much processor time', async () => {
     const tokenizer = Tokenizer.create(source(tokenizerJson(vocabulary(4))));
     const text = word(2, 300_000);
-    let running = true;
-    let turns = 0;
-    let longest = 0;
-    const watching = (async () => {
-      // Processor time, which the load of a machine does not stretch as it does the time on the wall.
-      for (let last = process.cpuUsage(); running; turns++) {
-        await new Promise((resolve) => setImmediate(resolve));
-        const spent = process.cpuUsage(last);
-        last = process.cpuUsage();
-        if (turns > 0) longest = Math.max(longest, (spent.user + spent.system) / 1000);
-      }
-    })();
-    const ids = await tokenizer.encodeAsync(text);
-    running = false;
-    await watching;
-    expect(ids).toEqual(tokenizer.encode(text));
-    expect(turns).toBeGreaterThan(5);
-    expect(longest).toBeLessThan(150);
+    const once = async () => {
+      let running = true;
+      let turns = 0;
+      let longest = 0;
+      const watching = (async () => {
+        // Processor time, which the load of a machine does not stretch as it does the time on the wall.
+        for (let last = process.cpuUsage(); running; turns++) {
+          await new Promise((resolve) => setImmediate(resolve));
+          const spent = process.cpuUsage(last);
+          last = process.cpuUsage();
+          if (turns > 0) longest = Math.max(longest, (spent.user + spent.system) / 1000);
+        }
+      })();
+      const ids = await tokenizer.encodeAsync(text);
+      running = false;
+      await watching;
+      expect(ids).toEqual(tokenizer.encode(text));
+      expect(turns).toBeGreaterThan(5);
+      return longest;
+    };
+    // It is the whole process's: a turn in which garbage is collected or code compiled by its other threads costs more, now and then. A
+    // word that holds the loop does so each time.
+    const longest = [await once(), await once(), await once()];
+    expect(Math.min(...longest), `the longest turn of each run: ${longest}`).toBeLessThan(150);
   });
 });
