@@ -16,7 +16,7 @@ def setup() -> None:
         torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
     if WORLD > 1:
         backend = 'nccl' if torch.cuda.is_available() else 'gloo'
-        dist.init_process_group(backend, timeout=timedelta(seconds=300))  # a run in a lease has no ten minutes to lose
+        dist.init_process_group(backend, timeout=timedelta(seconds=300))  # a run of minutes has no ten to lose
 
 
 def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:

@@ -151,7 +151,7 @@ class Run:
         stages = self.recipe['stages']
         spec = self.recipe['train'] | stages[name] | (self.control(name) or {})
         more, interludes = {}, []
-        if self.control('train_until') and not spec.get('tokens'):  # a lease that ends: the stages left share its seconds
+        if self.control('train_until') and not spec.get('tokens'):  # the machine's time ends: the stages left share its seconds
             left = [s['share'] for n, s in stages.items() if not self.file(n).exists()]
             now = parallel.from_first(time.time())
 

@@ -192,7 +192,8 @@ class Trainer:
 
     @staticmethod
     def _save(path, step, theta, mask, adam, data):
-        """path.0: step, weights and moments, the same in every process; path.data.RANK: where each stands in its own text."""
+        """path.0: step, weights and moments, of the first process (where copies train apart, all go on from its copy); path.data.RANK:
+        where each stands in its own text."""
         own = f'{path}.data.{parallel.RANK}'
         torch.save(data.state(), own + '.partial')
         os.replace(own + '.partial', own)

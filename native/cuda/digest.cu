@@ -58,9 +58,9 @@ FILIGREE_DEVICE float sum_weights(const float* row, uint32_t begin, uint32_t end
   return sum;
 }
 
-// A block takes a row (196 KiB of a vocabulary of 49,152, from L2). Its threads' columns, interleaved, are groups; where k logits are wanted, the likeliest of the k-th
-// likeliest group bounds them from below: k groups have one that is as likely. Whatever stands above that bound (k and a few
-// more, unless the likely ids crowd into few groups) is ranked by counting.
+// A block takes a row (196 KiB of a vocabulary of 49,152, from L2). Its threads' columns, interleaved, are groups; where k logits are
+// wanted, the likeliest of the k-th likeliest group bounds them from below: k groups have one that is as likely. Whatever stands above
+// that bound (k and a few more, unless the likely ids crowd into few groups) is ranked by counting.
 __global__ void __launch_bounds__(kThreads) digest_kernel(const Arguments a) {
   __shared__ uint64_t groups[kGroups], standing[kMostStanding], bound;
   __shared__ uint32_t found, block;

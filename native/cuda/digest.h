@@ -21,8 +21,8 @@ struct LogitDigest {
     float logit;
     int32_t id;
   };
-  uint32_t
-      count;  // of `largest`; 0: the row must be looked at as a whole (not finite, or too much stands out to be ranked here)
+  // Of `largest`; 0: the row must be looked at as a whole (not finite, or too much stands out to be ranked here).
+  uint32_t count;
   uint32_t block;               // first id of the block of the uniform
   double total;                 // of all weights, summed as kernels/sample/vocabulary.h has it
   double rest;                  // of uniform * total, behind all blocks before
@@ -30,8 +30,9 @@ struct LogitDigest {
   float logits[kDigestBlock];   // of the block
 };
 
-// out[row] of logits f32 [rows][columns], columns at most kDigestBlock * kMostDigestBlocks where there is a scale. wanted and out are pinned memory of the host: the device reads the one before it
-// waits for the logits, and what few bytes it writes to the other need no copy.
+// out[row] of logits f32 [rows][columns], columns at most kDigestBlock * kMostDigestBlocks where there is a scale. wanted and out are
+// pinned memory of the host: the device reads the one before it waits for the logits, and what few bytes it writes to the other need
+// no copy.
 cudaError_t digest_logits(const float* logits, uint32_t rows, uint32_t columns, const DigestWanted* wanted,
                           LogitDigest* out, bool dependent, cudaStream_t stream);
 

@@ -6,10 +6,7 @@
 
 #include "../../native/cuda/decode_attention.cu"
 #include "../cuda/attention_problem.h"
-#undef threadIdx
-#undef blockIdx
-#undef blockDim
-#undef __shared__
+#include "emulated/end.h"
 #include "harness.h"
 
 namespace filigree::test {

@@ -5,10 +5,7 @@
 #define __shared__ static  // blocks run one after the other
 #include "../../native/cuda/digest.cu"
 #include "../cuda/digest_cases.h"
-#undef threadIdx
-#undef blockIdx
-#undef blockDim
-#undef __shared__
+#include "emulated/end.h"
 #include "harness.h"
 
 namespace filigree::test {

@@ -6,10 +6,7 @@
 #include "../../native/cuda/tiles.cu"
 #include "../cuda/problem.h"
 #include "cuda/host_pack.h"
-#undef threadIdx
-#undef blockIdx
-#undef blockDim
-#undef __shared__
+#include "emulated/end.h"
 #include "harness.h"
 
 namespace filigree::test {
