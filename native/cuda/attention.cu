@@ -1,285 +1,281 @@
+#include "cuda/launch.cuh"
 #include "cuda/layers.h"
-#include "cuda/pages.cuh"
-#include "cuda/store.cuh"
+#include "cuda/prompt_tiles.cuh"
+
+// Attention of rows of prompts. A block has a tile of queries, rows times the query heads that share a key head, and walks the context in
+// tiles of positions: copied into shared memory, the keys' while the tile before is summed, the values' while scores are made. A warp has
+// 16 queries: scores, weights and sums stay in its registers, from one product of the tensor cores to the next.
+//
+// A row has the same bits whatever is attended beside it. Tiles of the context begin at multiples of their size, and its splits, whose
+// size is the engine's, each start anew; a query's steps depend on its own scores alone, and positions it does not see weigh zero, which
+// adds nothing. Splits are joined in their order, by the block that took them in turn or by the last one of several to finish.
 
 namespace filigree::cuda {
+
+// All of a block's shared memory.
+extern __shared__ __align__(128) uint8_t shared[];
+
 namespace {
 
-constexpr uint32_t kAttendThreads = 128;
+constexpr uint32_t kThreads = kPromptThreads;
+constexpr float kLog2e = 1.44269504f;
 
-// A thread asks for kAhead pieces of the cache before it uses the first.
-constexpr uint32_t kAhead = 4;
-// Of a block that takes several rows: two of them run beside each other.
-constexpr uint32_t kMostShared = 96 << 10;
+// What two splits' sums count in their join.
+struct Join {
+  Weighing of;
+  float first, second;
 
-// One split of the context of up to Rows consecutive rows of a sequence, for the Group query heads that share a key head: what a key
-// costs is shared by all of them. Eight lanes take a key; of the values a thread takes a piece of every parts-th position. Which
-// lanes take a position depends on the position alone, and one that a row does not see weighs nothing: a row's sums are those that it
-// has without the others, bit for bit.
-template <class T, int Group, int Rows>
-__global__ void __launch_bounds__(kAttendThreads)
-    attend_kernel(const StepRows rows, const AttentionShape shape, const float* q, const KvPages kv,
-                  uint32_t splits, float* partials) {
-  extern __shared__ __align__(16) float memory[];
-  constexpr const T* kType = nullptr;
-  const uint32_t kv_head = blockIdx.x, row = blockIdx.y, split = blockIdx.z, dim = kv.head_dim;
+  // Every operation spelled out: a row's splits are joined in two places.
+  FILIGREE_DEVICE Join(const Weighing& a, const Weighing& b) {
+    of.reference = fmaxf(a.reference, b.reference);
+    first = exp2_approx(__fadd_rn(a.reference, -of.reference));
+    second = exp2_approx(__fadd_rn(b.reference, -of.reference));
+    of.total = sum(a.total, b.total);
+  }
+  FILIGREE_DEVICE float sum(float a, float b) const { return __fmaf_rn(b, second, __fmul_rn(a, first)); }
+  FILIGREE_DEVICE float2 sum(const float2& a, const float2& b) const {
+    return make_float2(sum(a.x, b.x), sum(a.y, b.y));
+  }
+};
+
+FILIGREE_DEVICE void store_attended(__nv_bfloat16* to, const float2& sum, float total) {
+  const float share = __frcp_rn(total);
+  *reinterpret_cast<__nv_bfloat162*>(to) =
+      __floats2bfloat162_rn(__fmul_rn(sum.x, share), __fmul_rn(sum.y, share));
+}
+
+template <class T, uint32_t Dims>
+__global__ void __launch_bounds__(kThreads, PromptTile<T, Dims>::kBlocks)
+    attend_kernel(const StepRows rows, const AttentionTile* tiles, const AttentionShape shape, const float* q,
+                  const KvPages kv, float* partials, uint32_t* arrivals, __nv_bfloat16* out,
+                  const uint32_t stride) {
+  using Tile = PromptTile<T, Dims>;
+  constexpr uint32_t kPositions = Tile::kPositions, kM = Tile::kQueryTiles;
+  const uint32_t thread = threadIdx.x, lane = thread % 32, warp = thread / 32, g = lane / 4, quad = lane % 4;
+  const uint32_t kv_head = blockIdx.x, dim = kv.head_dim, group = shape.heads / kv.kv_heads;
   let_next_start();
+  const AttentionTile tile = tiles[blockIdx.y];
+  const auto output_of = [&](uint32_t query) {
+    return out + static_cast<size_t>(tile.row + query / group) * stride + (kv_head * group + query % group) * dim;
+  };
+  if (tile.position < 0) {
+    wait_for_inputs();
+    if (blockIdx.z == 0) {
+      for (uint32_t i = thread; i < tile.rows * group * dim; i += kThreads)
+        output_of(i / dim)[i % dim] = __float2bfloat16(0.0f);
+    }
+    return;
+  }
+  // What a row sees, [oldest, position], and what some row of the tile does.
+  const uint32_t position = static_cast<uint32_t>(tile.position), end = position + tile.rows;
+  const auto oldest = [&](uint32_t at) {
+    return shape.sliding_window > 0 && at >= shape.sliding_window ? at + 1 - shape.sliding_window : 0;
+  };
+  const uint32_t first_split = oldest(position) / shape.split_positions,
+                 last_split = (end - 1) / shape.split_positions;
+  uint32_t split = tile.divided ? first_split + blockIdx.z : first_split;
+  if (split > last_split || (!tile.divided && blockIdx.z > 0)) return;
+  const uint32_t split_tiles = shape.split_positions / kPositions;
+  uint32_t step = max(oldest(position) / kPositions, split * split_tiles);  // tiles of the context
+  const uint32_t steps_end =
+      min((end - 1) / kPositions + 1, tile.divided ? (split + 1) * split_tiles : 0xffffffffu);
+
+  const uint32_t queries = tile.rows * group, warp_query = warp * kM * 16;
+  const bool idle = warp_query >= queries;
+  // Of this warp's queries; a lane has those of rows g and 8 + g of each fragment.
+  const uint32_t lowest = position + warp_query / group,
+                 highest = min(position + (warp_query + kM * 16 - 1) / group, end - 1);
+  uint32_t at[kM][2];
+#pragma unroll
+  for (uint32_t m = 0; m < kM; ++m) {
+#pragma unroll
+    for (uint32_t h = 0; h < 2; ++h) at[m][h] = position + (warp_query + m * 16 + h * 8 + g) / group;
+  }
+
+  const int32_t* const table = rows.block_tables + static_cast<size_t>(rows.tables[tile.row]) * rows.table_stride;
+  const PromptCopies<T, Dims> copies{kv, table, shared, kv_head, end, warp, lane};
+  if (dim < Dims) {  // the columns beyond, which nothing is copied into
+    for (uint32_t i = thread; i < 2 * Tile::kBytes / 16; i += kThreads)
+      reinterpret_cast<uint4*>(shared + Tile::keys)[i] = make_uint4(0, 0, 0, 0);
+  }
   wait_for_inputs();
-  constexpr int kQueries = Group * Rows;
-  const int32_t position = rows.positions[row];
-  if (position < 0) return;
-  const int32_t sequence = rows.tables[row];
-  uint32_t taken = 1;  // rows
-  if constexpr (Rows > 1) {
-    // The first of a run, and of every Rows positions, takes those up to the next.
-    const auto follows = [&](uint32_t other, int32_t at) {
-      return rows.tables[other] == sequence && rows.positions[other] == at;
-    };
-    if (position % Rows != 0 && row > 0 && follows(row - 1, position - 1)) return;
-    const uint32_t most_rows = min(Rows - static_cast<uint32_t>(position) % Rows, gridDim.y - row);
-    while (taken < most_rows && follows(row + taken, position + static_cast<int32_t>(taken))) ++taken;
-  }
-  const uint32_t context = static_cast<uint32_t>(position) + 1;  // of the first
-  const auto oldest = [&](uint32_t of) {
-    return shape.sliding_window && of > shape.sliding_window ? of - shape.sliding_window : 0;
-  };
-  const uint32_t begin = split * shape.split_positions;
-  const uint32_t end = min(begin + shape.split_positions, context + taken - 1);
-  if (begin >= end || end <= oldest(context)) return;
-  const uint32_t pieces = dim / kPiece, parts = kAttendThreads / pieces;
-  // Of queries, row by row and head by head.
-  float* const query = memory;                   // [kQueries][dim]
-  float* const scores = query + kQueries * dim;  // [kQueries][split_positions]
-  float* const sums =
-      scores + kQueries * shape.split_positions;  // [warps][kQueries], then [parts][kQueries][dim + 2]
-  uint32_t* const blocks = reinterpret_cast<uint32_t*>(sums + parts * kQueries * (dim + 2));  // of the split
-  const uint32_t thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
-  const int32_t* const table = rows.block_tables + static_cast<size_t>(sequence) * rows.table_stride;
-  for (uint32_t i = thread; i < ceil_div(end - begin, kBlockTokens); i += kAttendThreads)
-    blocks[i] = static_cast<uint32_t>(table[begin / kBlockTokens + i]);
-  for (uint32_t i = thread; i < kQueries * dim; i += kAttendThreads) {
-    const uint32_t r = i / (Group * dim);
-    query[i] =
-        r < taken
-            ? q[(static_cast<size_t>(row + r) * shape.heads + kv_head * Group) * dim + i % (Group * dim)] *
-                  shape.scale
-            : 0.0f;
-  }
   __syncthreads();
-  using Piece = typename KvTraits<T>::Piece;
-  const auto row_at = [&](void* pages_of, uint32_t p) {
-    return row_of<T>(pages_of, kv, blocks[(p - begin) / kBlockTokens], kv_head, p);
-  };
-  const auto piece_at = [&](void* pages_of, uint32_t p, uint32_t index) {
-    return p < end ? reinterpret_cast<const Piece*>(row_at(pages_of, p).elements)[index] : Piece{};
-  };
-  const auto scale_at = [&](void* pages_of, uint32_t p) {
-    return p < end ? *row_at(pages_of, p).scale : 0.0f;
-  };
+  copies.fetch(kv.keys, step, Tile::keys, Tile::key_codes);
+  if constexpr (Tile::kScaled) copies.fetch(kv.values, step, Tile::values, Tile::value_codes);
 
-  const uint32_t eighth = lane % 8;
-  float most[kQueries];
+  // A lane writes what only it will read.
+  uint4* const query = reinterpret_cast<uint4*>(shared + Tile::queries) + warp * kM * (Dims / 16) * 32 + lane;
+  if (!idle) {
+    const float scale = shape.scale * kLog2e;
 #pragma unroll
-  for (int g = 0; g < kQueries; ++g) most[g] = -INFINITY;
-  constexpr uint32_t kStep = kAttendThreads / 8;
-  for (uint32_t p0 = begin + warp * 4; p0 < end; p0 += kStep * kAhead) {
-    float dot[kAhead][kQueries] = {};
-    float scale[kAhead];
-    if constexpr (KvTraits<T>::scaled) {
+    for (uint32_t m = 0; m < kM; ++m) {
+      const auto from = [&](uint32_t h) {
+        const uint32_t of = min(warp_query + m * 16 + h * 8 + g, queries - 1);
+        return q + (static_cast<size_t>(tile.row + of / group) * shape.heads + kv_head * group + of % group) * dim;
+      };
+      const float *const upper = from(0), *const lower = from(1);
+      const auto pair = [&](const float* of, uint32_t column) {
+        if (column >= dim) return 0u;
+        const float2 two = *reinterpret_cast<const float2*>(of + column);
+        return round_pair(two.x * scale, two.y * scale, static_cast<const Factor<T>*>(nullptr));
+      };
 #pragma unroll
-      for (uint32_t u = 0; u < kAhead; ++u) scale[u] = scale_at(kv.keys, p0 + u * kStep + lane / 8);
-    }
-    for (uint32_t piece = eighth; piece < pieces; piece += 8) {
-      Piece key[kAhead];
-#pragma unroll
-      for (uint32_t u = 0; u < kAhead; ++u) key[u] = piece_at(kv.keys, p0 + u * kStep + lane / 8, piece);
-#pragma unroll
-      for (uint32_t i = 0; i < 4; ++i) {
-        float2 part[kQueries];
-#pragma unroll
-        for (int g = 0; g < kQueries; ++g)
-          part[g] = *reinterpret_cast<const float2*>(query + g * dim + piece * kPiece + 2 * i);
-#pragma unroll
-        for (uint32_t u = 0; u < kAhead; ++u) {
-          const float2 k = widen(key[u], i, kType);
-#pragma unroll
-          for (int g = 0; g < kQueries; ++g)
-            dot[u][g] = fmaf(k.y, part[g].y, fmaf(k.x, part[g].x, dot[u][g]));
-        }
-      }
-    }
-#pragma unroll
-    for (uint32_t u = 0; u < kAhead; ++u) {
-      const uint32_t p = p0 + u * kStep + lane / 8;
-#pragma unroll
-      for (int g = 0; g < kQueries; ++g) {
-#pragma unroll
-        for (int o = 4; o; o >>= 1) dot[u][g] += __shfl_xor_sync(~0u, dot[u][g], o);
-        if constexpr (KvTraits<T>::scaled) dot[u][g] *= scale[u];
-        const uint32_t sees = context + static_cast<uint32_t>(g / Group);
-        if (p < min(end, sees) && p >= oldest(sees)) {
-          most[g] = fmaxf(most[g], dot[u][g]);
-        } else {
-          dot[u][g] = -INFINITY;
-        }
-        if (p < end && eighth == 0) scores[g * shape.split_positions + p - begin] = dot[u][g];
+      for (uint32_t k = 0; k < Dims / 16; ++k) {
+        const uint32_t column = k * 16 + 2 * quad;
+        query[(m * (Dims / 16) + k) * 32] = make_uint4(pair(upper, column), pair(lower, column),
+                                                       pair(upper, column + 8), pair(lower, column + 8));
       }
     }
   }
-#pragma unroll
-  for (int g = 0; g < kQueries; ++g) {
-#pragma unroll
-    for (int o = 16; o; o >>= 1) most[g] = fmaxf(most[g], __shfl_xor_sync(~0u, most[g], o));
-    if (lane == 0) sums[warp * kQueries + g] = most[g];
-  }
-  __syncthreads();
-#pragma unroll
-  for (int g = 0; g < kQueries; ++g) {
-    most[g] = -INFINITY;
-    for (uint32_t w = 0; w < kAttendThreads / 32; ++w) most[g] = fmaxf(most[g], sums[w * kQueries + g]);
-  }
-  for (uint32_t i = thread; i < end - begin; i += kAttendThreads) {
-#pragma unroll
-    for (int g = 0; g < kQueries; ++g) {
-      float* s = scores + g * shape.split_positions + i;
-      *s = __expf(*s - most[g]);
-    }
-  }
-  __syncthreads();
 
-  const uint32_t piece = thread % pieces, part = thread / pieces;
-  if (part < parts) {
-    float sum[kQueries][kPiece] = {}, total[kQueries] = {};
-    for (uint32_t p0 = begin + part; p0 < end; p0 += parts * kAhead) {
-      Piece value[kAhead];
-      float scale[kAhead];
-#pragma unroll
-      for (uint32_t u = 0; u < kAhead; ++u) {
-        value[u] = piece_at(kv.values, p0 + u * parts, piece);
-        if constexpr (KvTraits<T>::scaled) scale[u] = scale_at(kv.values, p0 + u * parts);
+  PromptSums<T, Dims> sums;
+#pragma unroll 1
+  for (; step < steps_end; ++step) {
+    copy_async_wait<0>();
+    __syncthreads();  // the keys have come, and the values before are done with
+    if constexpr (Tile::kScaled) {
+      copies.widen_both(step);
+      __syncthreads();
+      if (step + 1 < steps_end) {
+        copies.fetch(kv.keys, step + 1, Tile::keys, Tile::key_codes);
+        copies.fetch(kv.values, step + 1, Tile::values, Tile::value_codes);
       }
+    } else {
+      copies.fetch(kv.values, step, Tile::values, 0);
+    }
+    const uint32_t first = step * kPositions;
+    const bool sees = !idle && first <= highest && first + kPositions > oldest(lowest);
+    if (sees) {
+      sums.multiply_keys(query, shared, lane);
+      if (first + kPositions - 1 > lowest || first < oldest(highest)) {
 #pragma unroll
-      for (uint32_t u = 0; u < kAhead; ++u) {
-        const uint32_t p = p0 + u * parts;
-        const float2 v[4] = {widen(value[u], 0, kType), widen(value[u], 1, kType), widen(value[u], 2, kType),
-                             widen(value[u], 3, kType)};
+        for (uint32_t m = 0; m < kM; ++m) {
 #pragma unroll
-        for (int g = 0; g < kQueries; ++g) {
-          float w = p < end ? scores[g * shape.split_positions + p - begin] : 0.0f;
-          total[g] += w;
-          if constexpr (KvTraits<T>::scaled) w *= scale[u];
+          for (uint32_t n = 0; n < kPositions / 8; ++n) {
 #pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            sum[g][2 * i] = fmaf(w, v[i].x, sum[g][2 * i]);
-            sum[g][2 * i + 1] = fmaf(w, v[i].y, sum[g][2 * i + 1]);
+            for (uint32_t i = 0; i < 4; ++i) {
+              const uint32_t p = first + n * 8 + 2 * quad + i % 2, sees_to = at[m][i / 2];
+              if (p > sees_to || p < oldest(sees_to)) sums.score[m][n][i] = -INFINITY;
+            }
           }
         }
       }
+      sums.weigh(shared, lane);
     }
-#pragma unroll
-    for (int g = 0; g < kQueries; ++g) {
-      float* to = sums + (part * kQueries + g) * (dim + 2);
-#pragma unroll
-      for (int i = 0; i < static_cast<int>(kPiece); ++i) to[piece * kPiece + i] = sum[g][i];
-      if (piece == 0) to[dim] = total[g];
+    if constexpr (!Tile::kScaled) {
+      copy_async_wait<0>();
+      __syncthreads();  // the values have come, and the keys are done with
+      if (step + 1 < steps_end) copies.fetch(kv.keys, step + 1, Tile::keys, 0);
     }
+    if (sees) sums.add_values(shared, lane);
+
+    const bool last = step + 1 == steps_end;
+    if (!last && (step + 1) % split_tiles != 0) continue;
+    // A split ends.
+    const uint32_t of_row = tile.divided ? last_split - first_split + 1 : 1;
+#pragma unroll
+    for (uint32_t m = 0; m < kM; ++m) {
+#pragma unroll
+      for (uint32_t h = 0; h < 2; ++h) {
+        Weighing of = sums.weighing[m][h];
+        of.total = __fadd_rn(of.total, __shfl_xor_sync(~0u, of.total, 1));
+        of.total = __fadd_rn(of.total, __shfl_xor_sync(~0u, of.total, 2));
+        sums.weighing[m][h] = {kNoReference, 0};
+        const uint32_t index = warp_query + m * 16 + h * 8 + g;
+        const bool mine = index < queries;
+        __nv_bfloat16* const to = output_of(mine ? index : 0);
+        float* const part = partials + ((static_cast<size_t>(tile.slot) + index / group * of_row +
+                                         (tile.divided ? split - first_split : 0)) *
+                                            shape.heads +
+                                        kv_head * group + index % group) *
+                                           (dim + 2);
+        const auto each = [&](auto call) {
+#pragma unroll
+          for (uint32_t c = 0; c < Tile::kColumns; ++c) {
+            float* const two = &sums.sum[m][c][2 * h];
+            const uint32_t column = c * 8 + 2 * quad;
+            if (mine && column < dim) call(column, make_float2(two[0], two[1]));
+            two[0] = two[1] = 0;
+          }
+        };
+        if (first_split == last_split) {
+          each([&](uint32_t column, float2 two) { store_attended(to + column, two, of.total); });
+          continue;
+        }
+        const auto store = [&](uint32_t column, float2 two) { __stcg(reinterpret_cast<float2*>(part + column), two); };
+        if (tile.divided || split == first_split) {
+          each(store);
+        } else if (mine) {
+          const float2 before = __ldcg(reinterpret_cast<const float2*>(part + dim));
+          const Join join({before.x, before.y}, of);
+          of = join.of;
+          each([&](uint32_t column, float2 two) {
+            two = join.sum(__ldcg(reinterpret_cast<const float2*>(part + column)), two);
+            last ? store_attended(to + column, two, of.total) : store(column, two);
+          });
+        }
+        __syncwarp();  // the quad has read what its first lane writes
+        if (mine && quad == 0) __stcg(reinterpret_cast<float2*>(part + dim), make_float2(of.reference, of.total));
+      }
+    }
+    ++split;
   }
+  if (!tile.divided || first_split == last_split) return;
+
+  // The last block of a tile joins its splits.
+  const uint32_t splits = last_split - first_split;
+  uint32_t& joins = *reinterpret_cast<uint32_t*>(shared);
   __syncthreads();
-  const size_t head_stride = static_cast<size_t>(splits) * (dim + 2);
-  for (uint32_t i = thread; i < taken * Group * (dim + 1); i += kAttendThreads) {
-    const uint32_t g = i / (dim + 1), d = i % (dim + 1);
-    float* const out =
-        partials +
-        (static_cast<size_t>(row + g / Group) * shape.heads + kv_head * Group + g % Group) * head_stride +
-        split * (dim + 2);
-    float s = 0;
-    for (uint32_t k = 0; k < parts; ++k) s += sums[(k * kQueries + g) * (dim + 2) + d];
-    out[d] = s;
-    if (d == dim) {
-      float of_query = most[0];
-#pragma unroll
-      for (int n = 1; n < kQueries; ++n) of_query = g == static_cast<uint32_t>(n) ? most[n] : of_query;
-      out[dim + 1] = of_query;
+  if (thread == 0) joins = arrive(arrivals + blockIdx.y * kv.kv_heads + kv_head, splits) == splits;
+  __syncthreads();
+  if (!joins) return;
+  const uint32_t pairs = dim / 2;
+  for (uint32_t i = thread; i < queries * pairs; i += kThreads) {
+    const uint32_t index = i / pairs, column = i % pairs * 2, row = position + index / group;
+    const auto part = [&](uint32_t of) {
+      return partials + ((static_cast<size_t>(tile.slot) + index / group * (splits + 1) + of - first_split) * shape.heads +
+                         kv_head * group + index % group) *
+                            (dim + 2);
+    };
+    const auto read = [&](uint32_t of, uint32_t d) { return __ldcg(reinterpret_cast<const float2*>(part(of) + d)); };
+    uint32_t of = oldest(row) / shape.split_positions;
+    float2 total = read(of, dim), two = read(of, column);
+    for (++of; of <= row / shape.split_positions; ++of) {
+      const float2 next = read(of, dim);
+      const Join join({total.x, total.y}, {next.x, next.y});
+      two = join.sum(two, read(of, column)), total = make_float2(join.of.reference, join.of.total);
     }
+    store_attended(output_of(index) + column, two, total.y);
   }
 }
 
-__global__ void join_attention_kernel(const StepRows rows, const AttentionShape shape, uint32_t dim,
-                                      uint32_t splits, const float* partials, __nv_bfloat16* out,
-                                      uint32_t stride) {
-  let_next_start();
-  wait_for_inputs();
-  const uint32_t head = blockIdx.x, row = blockIdx.y;
-  const int32_t position = rows.positions[row];
-  __nv_bfloat16* to = out + static_cast<size_t>(row) * stride + head * dim;
-  if (position < 0) {
-    for (uint32_t d = threadIdx.x; d < dim; d += blockDim.x) to[d] = __float2bfloat16(0.0f);
-    return;
-  }
-  const uint32_t context = static_cast<uint32_t>(position) + 1;
-  const uint32_t oldest =
-      shape.sliding_window && context > shape.sliding_window ? context - shape.sliding_window : 0;
-  const uint32_t first = oldest / shape.split_positions, last = (context - 1) / shape.split_positions;
-  const float* from = partials + (static_cast<size_t>(row) * shape.heads + head) * splits * (dim + 2);
-  float most = -INFINITY, total = 0;
-  for (uint32_t s = first; s <= last; ++s) most = fmaxf(most, from[s * (dim + 2) + dim + 1]);
-  for (uint32_t s = first; s <= last; ++s)
-    total = fmaf(from[s * (dim + 2) + dim], __expf(from[s * (dim + 2) + dim + 1] - most), total);
-  for (uint32_t d = threadIdx.x; d < dim; d += blockDim.x) {
-    float sum = 0;
-    for (uint32_t s = first; s <= last; ++s)
-      sum = fmaf(from[s * (dim + 2) + d], __expf(from[s * (dim + 2) + dim + 1] - most), sum);
-    to[d] = __float2bfloat16(sum / total);
-  }
-}
-
-// Rows of a run that a block takes: eight queries in all, as registers allow.
-constexpr uint32_t rows_together(uint32_t group) { return group > 4 ? 1 : group > 2 ? 2 : 8 / group; }
-
-template <class T>
-cudaError_t attend_as(const StepRows& rows, uint32_t count, const AttentionShape& shape, const float* q,
-                      const KvPages& kv, bool runs, uint32_t splits, float* partials, bool dependent,
-                      cudaStream_t stream) {
-  const uint32_t group = shape.heads / kv.kv_heads, parts = kAttendThreads / (kv.head_dim / kPiece);
-  const auto bytes = [&](uint32_t queries) {
-    return 4 * (queries * (kv.head_dim + shape.split_positions + parts * (kv.head_dim + 2)) +
-                shape.split_positions / kBlockTokens + 1);
-  };
-  // Splits of a very long context leave room for one row's scores only.
-  const bool fits = bytes(group * rows_together(group)) <= kMostShared;
-  const uint32_t together = runs && fits ? rows_together(group) : 1, shared = bytes(group * together);
-  const dim3 grid(kv.kv_heads, count, splits);
-#define FILIGREE_ATTEND(GROUP)                                                                               \
-  case GROUP:                                                                                                \
-    return launch(together > 1 ? attend_kernel<T, GROUP, rows_together(GROUP)> : attend_kernel<T, GROUP, 1>, \
-                  grid, kAttendThreads, shared, dependent, stream, rows, shape, q, kv, splits, partials);
-  switch (group) {
-    FILIGREE_ATTEND(1)
-    FILIGREE_ATTEND(2)
-    FILIGREE_ATTEND(3)
-    FILIGREE_ATTEND(4)
-    FILIGREE_ATTEND(5)
-    FILIGREE_ATTEND(6)
-    FILIGREE_ATTEND(7)
-    FILIGREE_ATTEND(8)
-    default:
-      return cudaErrorInvalidConfiguration;
-  }
-#undef FILIGREE_ATTEND
+template <class T, uint32_t Dims>
+cudaError_t attend_as(const StepRows& rows, const AttentionTiles& tiles, const AttentionShape& shape,
+                      const float* q, const KvPages& kv, float* partials, uint32_t* arrivals,
+                      __nv_bfloat16* out, uint32_t stride, bool dependent, cudaStream_t stream) {
+  return launch(attend_kernel<T, Dims>, dim3(kv.kv_heads, tiles.count, tiles.splits), kThreads,
+                PromptTile<T, Dims>::bytes, dependent, stream, rows, tiles.tiles, shape, q, kv, partials, arrivals,
+                out, stride);
 }
 
 }  // namespace
 
-cudaError_t attend(const StepRows& rows, uint32_t count, const AttentionShape& shape, const float* q,
-                   const KvPages& kv, bool runs, uint32_t splits, float* partials, void* out, uint32_t stride,
-                   bool dependent, cudaStream_t stream) {
-  const cudaError_t error = with_element(kv.element, [&](auto type) {
-    return attend_as<Pointee<decltype(type)>>(rows, count, shape, q, kv, runs, splits, partials, dependent,
-                                              stream);
+cudaError_t attend(const StepRows& rows, const AttentionTiles& tiles, const AttentionShape& shape,
+                   const float* q, const KvPages& kv, float* partials, uint32_t* arrivals, void* out,
+                   uint32_t stride, bool dependent, cudaStream_t stream) {
+  if (shape.split_positions % kTilePositions != 0 || kv.head_dim % 8 != 0 || kv.head_dim > 256 ||
+      shape.heads / kv.kv_heads > kTileQueries)
+    return cudaErrorInvalidValue;
+  return with_element(kv.element, [&](auto type) {
+    using T = Pointee<decltype(type)>;
+    const auto as = [&](auto run) {
+      return run(rows, tiles, shape, q, kv, partials, arrivals, static_cast<__nv_bfloat16*>(out), stride,
+                 dependent, stream);
+    };
+    return kv.head_dim <= 64    ? as(attend_as<T, 64>)
+           : kv.head_dim <= 128 ? as(attend_as<T, 128>)
+                                : as(attend_as<T, 256>);
   });
-  if (error != cudaSuccess) return error;
-  return launch(join_attention_kernel, dim3(shape.heads, count), 64, 0, dependent, stream, rows, shape,
-                kv.head_dim, splits, partials, static_cast<__nv_bfloat16*>(out), stride);
 }
 
 }  // namespace filigree::cuda

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cuda/attention_plan.h"
 #include "cuda/plan.h"
 
 // What a decoder does between its linear layers, on the device. Rows are tokens of a step; what a row needs to know of its
@@ -70,21 +71,27 @@ cudaError_t copy_block(const KvPages& first_layer, size_t layer_bytes, uint32_t 
                        int32_t to, cudaStream_t stream);
 
 // Attention of every row over the positions up to its own, in splits of split_positions (a constant of the engine, so that a
-// result does not depend on the other rows): scores, softmax and sums of each split, joined by a second kernel.
+// result does not depend on the other rows; whole kTilePositions).
 struct AttentionShape {
   uint32_t heads = 0;
   float scale = 1;
   uint32_t sliding_window = 0;  // 0: none
-  uint32_t split_positions = 256;
+  uint32_t split_positions = 512;
 };
-inline size_t attention_floats(const AttentionShape& s, uint32_t head_dim, uint32_t rows, uint32_t splits) {
-  return size_t{rows} * s.heads * splits * (head_dim + 2);
+// Partial sums: a row's in one split, of each head, [head_dim + 2].
+inline size_t attention_floats(const AttentionShape& s, uint32_t head_dim, size_t slots) {
+  return slots * s.heads * (head_dim + 2);
 }
-// out bf16 [count][stride]. splits: at least ceil(longest context / split_positions). partials: attention_floats. runs: some
-// sequence has consecutive rows, which read its keys together; the same bits either way.
-cudaError_t attend(const StepRows& rows, uint32_t count, const AttentionShape& shape, const float* q,
-                   const KvPages& kv, bool runs, uint32_t splits, float* partials, void* out, uint32_t stride,
-                   bool dependent, cudaStream_t stream);
+// A plan on the device (attention_plan.h).
+struct AttentionTiles {
+  const AttentionTile* tiles = nullptr;
+  uint32_t count = 0, splits = 1;
+};
+// q f32 [rows][heads * head_dim], out bf16 [rows][stride]; head_dim a multiple of 8 up to 256, at most kTileQueries heads a key head.
+// partials: attention_floats() of the plan's slots. arrivals: [tiles][kv_heads], zero, and zero again afterwards.
+cudaError_t attend(const StepRows& rows, const AttentionTiles& tiles, const AttentionShape& shape,
+                   const float* q, const KvPages& kv, float* partials, uint32_t* arrivals, void* out,
+                   uint32_t stride, bool dependent, cudaStream_t stream);
 
 // The same for a step with one row a sequence, from the projection on: rotates queries and keys, stores keys and values, attends in
 // splits and joins them, all in one launch.
@@ -97,7 +104,7 @@ struct DecodeInput {
 };
 bool decode_attention_fits(KvElement element, uint32_t head_dim);
 // splits: at least ceil(longest context / split_positions). arrivals: [count][heads], zero, and zero again afterwards. partials:
-// attention_floats.
+// attention_floats() of a slot for each row and split.
 cudaError_t decode_attend(const StepRows& rows, uint32_t count, const AttentionShape& shape,
                           const DecodeInput& in, const KvPages& kv, uint32_t splits, float* partials,
                           uint32_t* arrivals, void* out, uint32_t stride, bool dependent,

@@ -46,7 +46,7 @@ Runner::Runner(DecoderShape shape, DeviceBuffer embedding, DeviceBuffer final_no
   attention_.heads = s.heads;
   attention_.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
   attention_.sliding_window = s.sliding_window;
-  attention_.split_positions = std::max(256u, round_up(ceil_div(s.max_positions, 16u), kBlockTokens));
+  attention_.split_positions = std::max(512u, round_up(ceil_div(s.max_positions, 16u), kTilePositions));
   most_splits_ = ceil_div(s.max_positions, attention_.split_positions);
   decode_attention_ = !s.deterministic && decode_attention_fits(s.kv, s.head_dim);
   const uint32_t most_decode_splits =
@@ -59,11 +59,13 @@ Runner::Runner(DecoderShape shape, DeviceBuffer embedding, DeviceBuffer final_no
   inv_freq_ = workspace(s.inv_freq.size() * sizeof(float));
   inv_freq_.upload(s.inv_freq.data(), s.inv_freq.size() * sizeof(float));
 
-  const size_t step_bytes = (3 * size_t{rows} + size_t{most_tables_} * table_stride_) * sizeof(int32_t);
+  tables_at_ = (3 + sizeof(AttentionTile) / sizeof(int32_t)) * rows;
+  const size_t step_bytes = (tables_at_ + size_t{most_tables_} * table_stride_) * sizeof(int32_t);
   step_ = workspace(step_bytes);
   host_step_ = PinnedBuffer(step_bytes);
   int32_t* const step = step_.as<int32_t>();
-  rows_ = {step, step + rows, step + 2 * rows, step + 3 * rows, table_stride_};
+  rows_ = {step, step + rows, step + 2 * rows, step + tables_at_, table_stride_};
+  tiles_ = reinterpret_cast<const AttentionTile*>(step + 3 * rows);
   logit_rows_ = PinnedBuffer(logit_rows * sizeof(int32_t));
   digests_wanted_ = PinnedBuffer(logit_rows * sizeof(DigestWanted));
   digests_ = PinnedBuffer(logit_rows * sizeof(LogitDigest));
@@ -95,10 +97,11 @@ Runner::Runner(DecoderShape shape, DeviceBuffer embedding, DeviceBuffer final_no
   if (collective_) sums_ = workspace(hidden_.size());
   state_ = workspace(size_t{s.hidden} * 4);
   attention_partials_ =
-      workspace(std::max(attention_floats(attention_, s.head_dim, rows, most_splits_),
-                         attention_floats(attention_, s.head_dim, kMostDecoded, most_decode_splits)) *
-                4);
-  arrivals_ = workspace(size_t{kMostDecoded} * s.heads * sizeof(uint32_t));
+      workspace(attention_floats(attention_, s.head_dim,
+                                 std::max({most_attention_slots(rows, most_splits_, attention_grid()),
+                                           kMostDecoded * most_decode_splits, kMostDecoded * most_splits_})) *
+                sizeof(float));
+  arrivals_ = workspace(std::max(kMostDecoded * s.heads, rows * s.kv_heads) * sizeof(uint32_t));
   workspace_ = {blas_.get(), partials_.as<float>(), expanded_.data(), wide_.data(), true};
   check(cudaDeviceSynchronize(), "zeroing workspaces");  // on another stream than the steps'
 }
@@ -193,7 +196,12 @@ void Runner::project_residual(const DeviceProjection& p, const Input& x, bool de
   collective_->add(mine, h, size_t{x.tokens} * shape_.hidden, stream_);
 }
 
-void Runner::enqueue(uint32_t rows, uint32_t splits, uint32_t decode_positions, bool runs, bool dependent) {
+AttentionGrid Runner::attention_grid() const {
+  return {shape_.heads / shape_.kv_heads, shape_.kv_heads, attention_.split_positions,
+          attention_.sliding_window, shape_.multiprocessors};
+}
+
+void Runner::enqueue(uint32_t rows, uint32_t splits, uint32_t decode_positions, bool dependent) {
   const DecoderShape& s = shape_;
   // No kernel of ours: what follows a sum over devices does not start before it ends.
   const bool after_sum = dependent && !collective_;
@@ -213,8 +221,9 @@ void Runner::enqueue(uint32_t rows, uint32_t splits, uint32_t decode_positions, 
       check(rotate_and_store(rows_, rows, qkv_.as<float>(), layer.qkv.out, s.heads, inv_freq_.as<float>(),
                              s.attention_scale, pages(l), q_.as<float>(), dependent, stream_),
             "rotary embedding");
-      check(attend(rows_, rows, attention_, q_.as<float>(), pages(l), runs, splits,
-                   attention_partials_.as<float>(), attended_.data(), attended_stride_, dependent, stream_),
+      check(attend(rows_, {tiles_, static_cast<uint32_t>(plan_.tiles.size()), splits}, attention_,
+                   q_.as<float>(), pages(l), attention_partials_.as<float>(), arrivals_.as<uint32_t>(),
+                   attended_.data(), attended_stride_, dependent, stream_),
             "attention");
     }
     project_residual(layer.output, {rows, attended_stride_, attended_.data()}, dependent);
@@ -256,12 +265,14 @@ void Runner::forward(std::span<const RowRun> runs) {
   int32_t longest = 0;
   int32_t* const host = host_step_.as<int32_t>();
   const uint32_t max_rows = shape_.max_rows;
-  int32_t* const table = host + 3 * max_rows;
+  int32_t* const table = host + tables_at_;
   bool single = true;
   // What the step before still copies from this memory is over: logits() and final_state() wait, and so does this.
   wait("the step before");
+  runs_.clear();
   for (const RowRun& run : runs) {
     const int32_t end = run.position + static_cast<int32_t>(run.tokens.size());
+    runs_.push_back({count, static_cast<uint32_t>(run.tokens.size()), static_cast<uint32_t>(run.position)});
     std::memcpy(table + size_t{tables} * table_stride_, run.blocks,
                 ceil_div<size_t>(static_cast<size_t>(end), kBlockTokens) * sizeof(int32_t));
     for (size_t i = 0; i < run.tokens.size(); ++i, ++count) {
@@ -276,25 +287,30 @@ void Runner::forward(std::span<const RowRun> runs) {
   const uint32_t bucket = single ? bucket_of(count) : 0, padded = bucket ? bucket : count;
   for (uint32_t row = count; row < padded; ++row)
     host[row] = 0, host[max_rows + row] = -1, host[2 * max_rows + row] = 0;
-  check(cudaMemcpyAsync(step_.data(), host,
-                        (3 * size_t{max_rows} + size_t{tables} * table_stride_) * sizeof(int32_t),
+  // A graph serves contexts up to a power of two.
+  const uint32_t reach = std::bit_ceil(std::max(static_cast<uint32_t>(longest), 64u));
+  uint32_t splits = 1, split_positions = 0;
+  if (bucket && decode_attention_) {
+    split_positions = decode_split(bucket, shape_.kv_heads, reach, shape_.multiprocessors);
+    splits = ceil_div(reach, split_positions);
+  } else {
+    if (bucket) {
+      const uint32_t needed = ceil_div(static_cast<uint32_t>(longest), attention_.split_positions);
+      plan_single_rows(host + max_rows, bucket, std::min(std::bit_ceil(needed), most_splits_), &plan_);
+    } else {
+      plan_attention(runs_, attention_grid(), &plan_);
+    }
+    std::memcpy(host + 3 * max_rows, plan_.tiles.data(), plan_.tiles.size() * sizeof(AttentionTile));
+    splits = plan_.splits;
+  }
+  check(cudaMemcpyAsync(step_.data(), host, (tables_at_ + size_t{tables} * table_stride_) * sizeof(int32_t),
                         cudaMemcpyHostToDevice, stream_),
         "the step's rows");
-  uint32_t splits = ceil_div(static_cast<uint32_t>(longest), attention_.split_positions);
   if (bucket) {
-    // A graph serves contexts up to a power of two.
-    const uint32_t reach = std::bit_ceil(std::max(static_cast<uint32_t>(longest), 64u));
-    uint32_t split_positions = 0;
-    if (decode_attention_) {
-      split_positions = decode_split(bucket, shape_.kv_heads, reach, shape_.multiprocessors);
-      splits = ceil_div(reach, split_positions);
-    } else {
-      splits = std::min(std::bit_ceil(splits), most_splits_);
-    }
     replay(uint64_t{bucket} << 32 | (decode_attention_ ? reach : splits),
-           [&] { enqueue(bucket, splits, split_positions, false, shape_.dependent_launch); });
+           [&] { enqueue(bucket, splits, split_positions, shape_.dependent_launch); });
   } else {
-    enqueue(count, splits, 0, !single, false);
+    enqueue(count, splits, 0, false);
   }
 }
 

@@ -86,9 +86,9 @@ class Runner {
 
  private:
   KvPages pages(uint32_t layer) const;
-  // decode_positions: of a split, where each row is a sequence's next; 0: rows of prompts, or attended like those. runs: several rows of
-  // some sequence.
-  void enqueue(uint32_t rows, uint32_t splits, uint32_t decode_positions, bool runs, bool dependent);
+  AttentionGrid attention_grid() const;
+  // decode_positions: of a split, where each row is a sequence's next; 0: rows of prompts, or attended like those, by plan_.
+  void enqueue(uint32_t rows, uint32_t splits, uint32_t decode_positions, bool dependent);
   // What a projection makes of the residual stream, or of its rows `from` if given: the norm, inside the product or rounded to i8 where
   // that can be, then the product. first_dependent: of the first launch, whose predecessor may be none of ours.
   void project_normed(const DeviceProjection& p, uint32_t rows, const int32_t* from, const DeviceBuffer& norm,
@@ -118,7 +118,7 @@ class Runner {
   uint64_t workspace_bytes_ = 0;
 
   DeviceBuffer keys_, values_;
-  DeviceBuffer step_;  // tokens, positions, tables [max_rows] each, then block tables
+  DeviceBuffer step_;  // tokens, positions, tables, tiles of attention [max_rows] each, then block tables
   DeviceBuffer hidden_, normed_, norm_codes_, norm_scales_, qkv_, q_, attended_, ffn_, wide_, partials_,
       attention_partials_, expanded_, logits_, state_, arrivals_, sums_;
   PinnedBuffer host_step_;  // as step_
@@ -126,6 +126,10 @@ class Runner {
       digests_;  // [max_logit_rows]; the device reads and writes them where they are
   cudaStream_t stream_ = nullptr;
   StepRows rows_;
+  size_t tables_at_ = 0;  // in step_
+  const AttentionTile* tiles_ = nullptr;
+  std::vector<AttentionRun> runs_;
+  AttentionPlan plan_;
   DeviceMatrix::Workspace workspace_;
   std::map<uint64_t, cudaGraphExec_t> graphs_;
 };

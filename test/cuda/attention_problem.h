@@ -6,9 +6,11 @@
 #include <cuda_fp8.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <vector>
 
 #include "cuda/layers.h"
@@ -91,6 +93,15 @@ struct Row {
   int32_t position;
 };
 
+// Runs: sequence, from, to.
+inline std::vector<Row> rows_of(std::initializer_list<std::array<int32_t, 3>> runs) {
+  std::vector<Row> rows;
+  for (const auto& [sequence, from, to] : runs) {
+    for (int32_t p = from; p < to; ++p) rows.push_back({static_cast<uint32_t>(sequence), p});
+  }
+  return rows;
+}
+
 struct Attention {
   Heads shape;
   KvElement element;
@@ -164,6 +175,9 @@ struct Attention {
     const uint32_t heads = static_cast<uint32_t>(got.size() / kv_head_bytes(element, shape.dim));
     for (uint32_t i = 0; i < heads * kBlockTokens; ++i) {
       const Place at{i / kBlockTokens, i % kBlockTokens};
+      if (std::memcmp(&got[elements_at(at)], &expected[elements_at(at)],
+                      shape.dim * kv_element_bytes(element)) == 0)
+        continue;
       double most = 1e-3;
       for (uint32_t d = 0; d < shape.dim; ++d) most = std::max(most, std::abs(get(expected, at, d)));
       for (uint32_t d = 0; d < shape.dim; ++d) {
@@ -198,30 +212,78 @@ struct Attention {
         put(values, at, key + shape.kv_heads * dim);
       }
     }
-    for (size_t r = 0; r < rows.size(); ++r) {
-      if (rows[r].position < 0) continue;
-      const uint32_t context = static_cast<uint32_t>(rows[r].position) + 1;
-      const uint32_t oldest = window > 0 && context > window ? context - window : 0;
-      for (uint32_t h = 0; h < shape.heads; ++h) {
-        rotate(&qkv[r * qkv_stride + h * dim], rows[r].position, turned.data());
-        std::vector<double> scores;
-        double most = -1e300, total = 0;
-        for (uint32_t p = oldest; p < context; ++p) {
-          const Place at = place(rows[r].sequence, p, h / group);
-          double dot = 0;
-          for (uint32_t d = 0; d < dim; ++d) dot += turned[d] * get(keys, at, d);
-          scores.push_back(dot / std::sqrt(double{static_cast<float>(dim)}));
-          most = std::max(most, scores.back());
+    std::vector<double> of_keys, of_values;  // of one sequence and key head
+    for (uint32_t sequence = 0; sequence < sequences; ++sequence) {
+      for (uint32_t k = 0; k < shape.kv_heads; ++k) {
+        of_keys.clear(), of_values.clear();
+        for (int32_t p = 0; p < length(sequence); ++p) {
+          for (uint32_t d = 0; d < dim; ++d) {
+            const Place at = place(sequence, static_cast<uint32_t>(p), k);
+            of_keys.push_back(get(keys, at, d)), of_values.push_back(get(values, at, d));
+          }
         }
-        for (double& s : scores) total += s = std::exp(s - most);
-        for (uint32_t p = oldest; p < context; ++p) {
-          const Place at = place(rows[r].sequence, p, h / group);
-          for (uint32_t d = 0; d < dim; ++d)
-            out[(r * shape.heads + h) * dim + d] += scores[p - oldest] / total * get(values, at, d);
+        for (size_t r = 0; r < rows.size(); ++r) {
+          if (rows[r].position < 0 || rows[r].sequence != sequence) continue;
+          const uint32_t context = static_cast<uint32_t>(rows[r].position) + 1;
+          const uint32_t oldest = window > 0 && context > window ? context - window : 0;
+          for (uint32_t h = k * group; h < (k + 1) * group; ++h) {
+            rotate(&qkv[r * qkv_stride + h * dim], rows[r].position, turned.data());
+            std::vector<double> scores;
+            double most = -1e300, total = 0;
+            for (uint32_t p = oldest; p < context; ++p) {
+              double dot = 0;
+              for (uint32_t d = 0; d < dim; ++d) dot += turned[d] * of_keys[size_t{p} * dim + d];
+              scores.push_back(dot / std::sqrt(double{static_cast<float>(dim)}));
+              most = std::max(most, scores.back());
+            }
+            for (double& s : scores) total += s = std::exp(s - most);
+            for (uint32_t p = oldest; p < context; ++p) {
+              for (uint32_t d = 0; d < dim; ++d)
+                out[(r * shape.heads + h) * dim + d] +=
+                    scores[p - oldest] / total * of_values[size_t{p} * dim + d];
+            }
+          }
         }
       }
     }
     return out;
+  }
+
+  // Positions up to the sequence's last row.
+  int32_t length(uint32_t sequence) const {
+    int32_t most = 0;
+    for (const Row& row : rows) {
+      if (row.sequence == sequence) most = std::max(most, row.position + 1);
+    }
+    return most;
+  }
+  // What no row may see is no number.
+  void spoil_unused() {
+    for (uint32_t sequence = 0; sequence < sequences; ++sequence) {
+      for (uint32_t p = static_cast<uint32_t>(length(sequence)); p < table_stride * kBlockTokens; ++p) {
+        for (uint32_t k = 0; k < shape.kv_heads; ++k) {
+          const Place at = place(sequence, p, k);
+          for (std::vector<uint8_t>* cache : {&keys, &values}) {
+            std::memset(&(*cache)[elements_at(at)], 0xff, shape.dim * kv_element_bytes(element));
+            if (kv_element_bytes(element) == 1) std::memset(&(*cache)[scale_at(at)], 0xff, 4);
+          }
+        }
+      }
+    }
+  }
+
+  // The runs of rows, cut after `most`.
+  std::vector<AttentionRun> runs(uint32_t most = ~0u) const {
+    std::vector<AttentionRun> all;
+    for (uint32_t r = 0; r < rows.size(); ++r) {
+      if (r > 0 && rows[r].sequence == rows[r - 1].sequence &&
+          rows[r].position == rows[r - 1].position + 1 && all.back().rows < most) {
+        ++all.back().rows;
+      } else {
+        all.push_back({r, 1, static_cast<uint32_t>(rows[r].position)});
+      }
+    }
+    return all;
   }
 };
 

@@ -1,7 +1,8 @@
-// filigree_cuda_layers_bench: what a decode step does between its linear layers, on the shape of Llama-2-7B: attention over a paged cache
-// (GB/s are of keys and values), norms, and digests of logits. Layers' caches rotate past the L2; all launches stand in one CUDA graph, dependent on each
-// other as in a step.
+// filigree_cuda_layers_bench: what a step does between its linear layers, on the shape of Llama-2-7B: attention over a paged cache, of decoding
+// (GB/s are of keys and values) and of prompts (TFLOP/s are of what is not masked), norms, and digests of logits. Layers' caches rotate past
+// the L2; all launches stand in one CUDA graph, those of decoding dependent on each other as in a step.
 //   --context 576   --rows 1,16   --kv f16,fp8   --kv-heads 8   --split 64 (at most so many positions; else what decode_split() says)
+//   --what decoding,prompts,digests
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -83,7 +84,7 @@ void measure(KvElement element, const char* name, uint32_t rows, const Load& loa
   const uint32_t splits = (context + split - 1) / split;
   DeviceBuffer qkv(size_t{rows} * qkv_stride * 4), angles(kDim * 2);
   const DeviceBuffer hidden(size_t{rows} * kHidden * 4), weight(kHidden * 4),
-      partials(attention_floats(shape, kDim, rows, splits) * 4), arrivals(size_t{rows} * kHeads * 4),
+      partials(attention_floats(shape, kDim, rows * splits) * 4), arrivals(size_t{rows} * kHeads * 4),
       attended(size_t{rows} * kHidden * 2), normed(size_t{rows} * kHidden * 2);
   std::vector<float> projected(size_t{rows} * qkv_stride), frequencies(kDim / 2);
   test::Random random{9};
@@ -116,6 +117,72 @@ void measure(KvElement element, const char* name, uint32_t rows, const Load& loa
   cudaStreamDestroy(stream);
 }
 
+// Rows of prompts, `tokens` of each from position `from` on; single: as --deterministic decodes a token of each.
+struct PromptLoad {
+  uint32_t prompts, tokens, from;
+  bool single = false;
+};
+
+void measure_prompts(KvElement element, const char* name, uint32_t kv_heads, const PromptLoad& load) {
+  cudaStream_t stream;
+  check(cudaStreamCreate(&stream), "stream");
+  const uint32_t context = load.from + load.tokens, blocks = (context + kBlockTokens - 1) / kBlockTokens,
+                 rows = load.prompts * load.tokens;
+  const size_t layer_bytes = size_t{load.prompts} * blocks * kv_heads * kv_head_bytes(element, kDim);
+  const DeviceBuffer keys(layer_bytes * kLayers), values(layer_bytes * kLayers);
+  fill(keys, element), fill(values, element);
+  std::vector<int32_t> block_tables(size_t{load.prompts} * blocks), positions, tables;
+  for (size_t i = 0; i < block_tables.size(); ++i)
+    block_tables[i] = static_cast<int32_t>(i * 7 % block_tables.size());
+  std::vector<AttentionRun> runs;
+  double seen = 0;
+  for (uint32_t p = 0; p < load.prompts; ++p) {
+    runs.push_back({p * load.tokens, load.tokens, load.from});
+    for (uint32_t at = load.from; at < context; ++at)
+      positions.push_back(static_cast<int32_t>(at)), tables.push_back(static_cast<int32_t>(p)), seen += at + 1;
+  }
+  const AttentionShape shape{kHeads, 0.0883883f, 0, 512};
+  int multiprocessors = 0;
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0), "device");
+  AttentionPlan plan;
+  if (load.single) {
+    plan_single_rows(positions.data(), rows, (context + 511) / 512, &plan);
+  } else {
+    plan_attention(
+        runs, {kHeads / kv_heads, kv_heads, shape.split_positions, 0, static_cast<uint32_t>(multiprocessors)},
+        &plan);
+  }
+  std::vector<float> queries(size_t{rows} * kHidden);
+  test::Random random{9};
+  for (float& v : queries) v = random.normal();
+  DeviceBuffer d_block_tables(block_tables.size() * 4), d_positions(rows * 4), d_tables(rows * 4),
+      d_tiles(plan.tiles.size() * sizeof(AttentionTile)), q(queries.size() * 4);
+  d_block_tables.upload(block_tables.data(), block_tables.size() * 4);
+  d_positions.upload(positions.data(), rows * 4), d_tables.upload(tables.data(), rows * 4);
+  d_tiles.upload(plan.tiles.data(), plan.tiles.size() * sizeof(AttentionTile));
+  q.upload(queries.data(), queries.size() * 4);
+  const DeviceBuffer partials(attention_floats(shape, kDim, plan.slots) * 4),
+      arrivals(plan.tiles.size() * kv_heads * 4), attended(size_t{rows} * kHidden * 2);
+  const StepRows step{nullptr, d_positions.as<int32_t>(), d_tables.as<int32_t>(),
+                      d_block_tables.as<int32_t>(), blocks};
+  const auto pages = [&](int l) {
+    const size_t at = static_cast<size_t>(l) * layer_bytes;
+    return KvPages{element, kv_heads, kDim, keys.as<uint8_t>() + at, values.as<uint8_t>() + at};
+  };
+  const double us = each_us(stream, kLayers, [&](int l) {
+    check(attend(step,
+                 {d_tiles.as<AttentionTile>(), static_cast<uint32_t>(plan.tiles.size()), plan.splits}, shape,
+                 q.as<float>(), pages(l), partials.as<float>(), arrivals.as<uint32_t>(), attended.data(),
+                 kHidden, load.single, stream),
+          "attention");
+  });
+  const double flop = 4.0 * kDim * kHeads * seen;
+  std::printf("%-4s cache, %2u KV heads, %2u x %4u rows from %4u%s: %8.2f us, %6.1f TFLOP/s%s\n", name, kv_heads,
+              load.prompts, load.tokens, load.from, load.single ? ", single" : "", us, flop / us * 1e-6,
+              plan.splits > 1 ? ", divided" : "");
+  cudaStreamDestroy(stream);
+}
+
 // As after the head: the logits lie in the L2.
 void measure_digests(uint32_t rows, uint32_t vocabulary) {
   cudaStream_t stream;
@@ -143,8 +210,12 @@ void measure_digests(uint32_t rows, uint32_t vocabulary) {
   cudaStreamDestroy(stream);
 }
 
+bool names(const std::string& list, const char* one) {
+  return ("," + list + ",").find("," + std::string(one) + ",") != std::string::npos;
+}
+
 int run(int argc, char** argv) {
-  std::string rows = "1,16,32", kv = "f16,fp8";
+  std::string rows = "1,16,32", kv = "f16,fp8", what = "decoding,prompts,digests";
   Load load;
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string key = argv[i];
@@ -158,6 +229,8 @@ int run(int argc, char** argv) {
       load.kv_heads = static_cast<uint32_t>(std::max(1, std::atoi(argv[i + 1])));
     } else if (key == "--kv") {
       kv = argv[i + 1];
+    } else if (key == "--what") {
+      what = argv[i + 1];
     } else {
       std::fprintf(stderr, "unknown option %s\n", key.c_str());
       return 2;
@@ -170,14 +243,22 @@ int run(int argc, char** argv) {
                                       {"bf16", KvElement::bf16},
                                       {"i8", KvElement::i8},
                                       {"fp8", KvElement::e4m3}}) {
-    if (("," + kv + ",").find("," + std::string(name) + ",") == std::string::npos) continue;
-    for (const char* at = rows.c_str(); *at;) {
+    if (!names(kv, name)) continue;
+    for (const char* at = rows.c_str(); *at && names(what, "decoding");) {
       char* end;
       measure(element, name, static_cast<uint32_t>(std::strtoul(at, &end, 10)), load);
       at = *end ? end + 1 : end;
     }
+    if (!names(what, "prompts")) continue;
+    for (const uint32_t kv_heads : {32u, 8u}) {
+      for (const PromptLoad& prompts : {PromptLoad{1, 512, 0}, {8, 512, 0}, {1, 4096, 0}, {1, 64, 4032},
+                                        {1, 1, 575, true}, {16, 1, 575, true}})
+        measure_prompts(element, name, kv_heads, prompts);
+    }
   }
-  for (const uint32_t vocabulary : {49152u, 151936u}) measure_digests(16, vocabulary);
+  for (const uint32_t vocabulary : {49152u, 151936u}) {
+    if (names(what, "digests")) measure_digests(16, vocabulary);
+  }
   return 0;
 }
 

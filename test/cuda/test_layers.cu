@@ -27,69 +27,124 @@ DeviceBuffer to_device(const std::vector<T>& values) {
   return out;
 }
 
-void test_attention(Attention a, const std::string& name, bool decode) {
-  const Heads& h = a.shape;
-  const uint32_t count = static_cast<uint32_t>(a.rows.size()), wide = h.heads * h.dim;
-  const DeviceBuffer positions = to_device(a.positions), tables = to_device(a.tables),
-                     block_tables = to_device(a.block_tables), qkv = to_device(a.qkv),
-                     inv_freq = to_device(a.inv_freq);
-  const StepRows rows{nullptr, positions.as<int32_t>(), tables.as<int32_t>(), block_tables.as<int32_t>(),
-                      a.table_stride};
-  const std::vector<uint8_t> keys_before = a.keys, values_before = a.values;
-  const std::vector<double> want = a.reference();
-  uint32_t longest = 1;
-  for (const Row& r : a.rows) longest = std::max(longest, static_cast<uint32_t>(r.position + 1));
-  // As decoding; as a prompt whose rows are attended together; the same row by row, bit for bit.
-  std::vector<uint16_t> together;
-  for (int way = decode && decode_attention_fits(a.element, h.dim) ? 2 : 1; way >= 0; --way) {
-    const bool fused = way == 2;
-    DeviceBuffer keys = to_device(keys_before), values = to_device(values_before);
-    const KvPages pages{a.element, h.kv_heads, h.dim, keys.data(), values.data()};
-    AttentionShape shape;
-    shape.heads = h.heads, shape.scale = 1.0f / std::sqrt(static_cast<float>(h.dim)),
-    shape.sliding_window = a.window;
-    // Short splits, and as many positions as a device of few multiprocessors would take.
-    const uint32_t decode_positions = name.size() % 2 ? 64 : decode_split(count, h.kv_heads, longest, 4);
-    const uint32_t splits = ceil_div(longest, fused ? decode_positions : shape.split_positions);
-    DeviceBuffer partials(attention_floats(shape, h.dim, count, splits) * 4 + 256),
-        q(size_t{count} * wide * 4), arrivals(size_t{count} * h.heads * 4 + 256);
-    std::vector<uint16_t> got(size_t{count} * wide, 0x7fc0);
-    DeviceBuffer out = to_device(got);
-    // Twice: what a launch leaves behind must serve the next.
+// A problem on the device.
+struct OnDevice {
+  Attention a;
+  std::string name;
+  std::vector<uint8_t> keys_before, values_before;
+  std::vector<double> want;
+  DeviceBuffer positions, tables, block_tables, qkv, inv_freq, keys, values, out;
+  uint32_t count, wide;
+
+  OnDevice(Attention problem, const std::string& of)
+      : a(std::move(problem)),
+        name(of),
+        positions(to_device(a.positions)),
+        tables(to_device(a.tables)),
+        block_tables(to_device(a.block_tables)),
+        qkv(to_device(a.qkv)),
+        inv_freq(to_device(a.inv_freq)),
+        count(static_cast<uint32_t>(a.rows.size())),
+        wide(a.shape.heads * a.shape.dim) {
+    a.spoil_unused();
+    keys_before = a.keys, values_before = a.values;
+    want = a.reference();
+    out = DeviceBuffer(size_t{count} * wide * 2);
+  }
+
+  StepRows rows() const {
+    return {nullptr, positions.as<int32_t>(), tables.as<int32_t>(), block_tables.as<int32_t>(), a.table_stride};
+  }
+  KvPages pages() const { return {a.element, a.shape.kv_heads, a.shape.dim, keys.data(), values.data()}; }
+  AttentionShape shape(uint32_t split_positions) const {
+    return {a.shape.heads, 1.0f / std::sqrt(static_cast<float>(a.shape.dim)), a.window, split_positions};
+  }
+
+  // What a way of attending leaves in `out` and the cache, twice: what a launch leaves behind must serve the next.
+  template <class Launches>
+  std::vector<uint16_t> run(const std::string& way, const Launches& launches) {
+    std::vector<uint16_t> got(size_t{count} * wide);
+    keys = to_device(keys_before), values = to_device(values_before);
     for (int again = 0; again < 2; ++again) {
-      cudaError_t error = cudaSuccess;
-      if (fused) {
-        error = decode_attend(
-            rows, count, shape, {qkv.as<float>(), a.qkv_stride, inv_freq.as<float>(), 1.0f, decode_positions},
-            pages, splits, partials.as<float>(), arrivals.as<uint32_t>(), out.data(), wide, again == 1, 0);
-      } else {
-        error = rotate_and_store(rows, count, qkv.as<float>(), a.qkv_stride, h.heads, inv_freq.as<float>(),
-                                 1.0f, pages, q.as<float>(), false, 0);
-        if (error == cudaSuccess)
-          error = attend(rows, count, shape, q.as<float>(), pages, way == 1, splits, partials.as<float>(),
-                         out.data(), wide, false, 0);
-      }
+      out.upload(std::vector<uint16_t>(got.size(), 0x7fc0).data(), got.size() * 2);
+      cudaError_t error = launches(again == 1);
       if (error == cudaSuccess) error = cudaDeviceSynchronize();
-      expect(error == cudaSuccess, name + ": " + cudaGetErrorString(error));
-      if (error != cudaSuccess) return;
+      expect(error == cudaSuccess, name + way + ": " + cudaGetErrorString(error));
+      if (error != cudaSuccess) return got;
       out.download(got.data(), got.size() * 2);
       const double off = relative(got, want);
-      expect(off < allowed_error(a.element), name +
-                                                 (fused      ? ", decoding"
-                                                  : way == 1 ? ", as a prompt"
-                                                             : ", row by row") +
-                                                 ": relative error " + std::to_string(off));
-      if (way == 1) together = got;
-      if (way == 0) expect(got == together, name + ": rows together and alone differ");
-      out.upload(std::vector<uint16_t>(got.size(), 0x7fc0).data(), got.size() * 2);
+      expect(off < allowed_error(a.element), name + way + ": relative error " + std::to_string(off));
     }
     std::vector<uint8_t> stored(a.keys.size());
-    const auto near = [&](const DeviceBuffer& from, const std::vector<uint8_t>& expected) {
-      from.download(stored.data(), stored.size());
-      return a.near(stored, expected);
+    keys.download(stored.data(), stored.size());
+    expect(a.near(stored, a.keys), name + way + ": keys in the cache");
+    values.download(stored.data(), stored.size());
+    expect(a.near(stored, a.values), name + way + ": values in the cache");
+    return got;
+  }
+
+  std::vector<uint16_t> run(const std::string& way, const AttentionPlan& plan, uint32_t split_positions) {
+    const AttentionShape of = shape(split_positions);
+    const DeviceBuffer tiles = to_device(plan.tiles), q(size_t{count} * wide * 4),
+                       partials(attention_floats(of, a.shape.dim, plan.slots) * 4 + 256),
+                       arrivals(plan.tiles.size() * a.shape.kv_heads * 4);
+    return run(way, [&](bool dependent) {
+      const cudaError_t error = rotate_and_store(rows(), count, qkv.as<float>(), a.qkv_stride, a.shape.heads,
+                                                 inv_freq.as<float>(), 1.0f, pages(), q.as<float>(), false, 0);
+      if (error != cudaSuccess) return error;
+      return attend(rows(),
+                    {tiles.as<AttentionTile>(), static_cast<uint32_t>(plan.tiles.size()), plan.splits}, of,
+                    q.as<float>(), pages(), partials.as<float>(), arrivals.as<uint32_t>(), out.data(), wide,
+                    dependent, 0);
+    });
+  }
+};
+
+// As decoding, and as a prompt's rows that are single.
+void test_decoding(Attention a, const std::string& name) {
+  OnDevice p(std::move(a), name);
+  const Heads& h = p.a.shape;
+  uint32_t longest = 1;
+  for (const Row& r : p.a.rows) longest = std::max(longest, static_cast<uint32_t>(r.position + 1));
+  if (decode_attention_fits(p.a.element, h.dim)) {
+    // Short splits, and as many positions as a device of few multiprocessors would take.
+    const uint32_t positions = name.size() % 2 ? 64 : decode_split(p.count, h.kv_heads, longest, 4),
+                   splits = ceil_div(longest, positions);
+    const AttentionShape shape = p.shape(512);
+    const DeviceBuffer partials(attention_floats(shape, h.dim, p.count * splits) * 4 + 256),
+        arrivals(size_t{p.count} * h.heads * 4 + 256);
+    p.run(", decoding", [&](bool dependent) {
+      return decode_attend(
+          p.rows(), p.count, shape,
+          {p.qkv.as<float>(), p.a.qkv_stride, p.inv_freq.as<float>(), 1.0f, positions}, p.pages(), splits,
+          partials.as<float>(), arrivals.as<uint32_t>(), p.out.data(), p.wide, dependent, 0);
+    });
+  }
+  AttentionPlan plan;
+  plan_single_rows(p.a.positions.data(), p.count, ceil_div(longest, 256u), &plan);
+  p.run(", as rows of prompts", plan, 256);
+}
+
+// By plans that share nothing but the order of a row's own steps: the same bits.
+void test_prompts(Attention a, const std::string& name) {
+  OnDevice p(std::move(a), name);
+  const Heads& h = p.a.shape;
+  for (const uint32_t split : {128u, 1024u}) {
+    AttentionGrid grid{h.heads / h.kv_heads, h.kv_heads, split, p.a.window, 1};
+    AttentionPlan plan;
+    plan_attention(p.a.runs(), grid, &plan);
+    const std::string of = ", splits of " + std::to_string(split);
+    const std::vector<uint16_t> together = p.run(of + " in turn", plan, split);
+    const auto same = [&](const std::string& way) {
+      expect(p.run(of + way, plan, split) == together, name + of + way + ": other bits");
     };
-    expect(near(keys, a.keys), name + ": keys in the cache");
-    expect(near(values, a.values), name + ": values in the cache");
+    grid.multiprocessors = 100000;
+    plan_attention(p.a.runs(), grid, &plan);
+    same(" divided");
+    plan_attention(p.a.runs(7), grid, &plan);
+    same(" of runs of 7");
+    plan_single_rows(p.a.positions.data(), p.count, plan.splits, &plan);
+    same(" of single rows");
   }
 }
 
@@ -200,23 +255,32 @@ int run(bool quick) {
                                  (window ? ", window of 100" : "");
         try {
           for (const int32_t context : {1, 16, 17, 64, 65, 300, quick ? 301 : 1100})
-            test_attention({h, element, window, {{0, context - 1}}}, name + ", " + std::to_string(context),
-                           true);
-          test_attention({h, element, window, {{0, 9}, {1, 63}, {2, 64}, {3, 0}, {4, 200}, {0, -1}, {0, -1}}},
-                         name + ", a batch", true);
-          std::vector<Row> chunk;
-          for (int32_t p = 30; p < (quick ? 50 : 90); ++p) chunk.push_back({0, p});
-          chunk.push_back({1, 300});
-          test_attention({h, element, window, chunk}, name + ", a prompt", false);
-          chunk.clear();
-          for (int32_t p = 0; p < 5; ++p) chunk.push_back({1, p});
-          for (int32_t p = 251; p < 268; ++p) chunk.push_back({0, p});
-          test_attention({h, element, window, chunk}, name + ", prompts, one across splits", false);
+            test_decoding({h, element, window, {{0, context - 1}}}, name + ", " + std::to_string(context));
+          test_decoding({h, element, window, {{0, 9}, {1, 63}, {2, 64}, {3, 0}, {4, 200}, {0, -1}, {0, -1}}},
+                        name + ", a batch");
+          test_prompts({h, element, window, rows_of({{0, 30, quick ? 50 : 90}, {1, 300, 301}})},
+                       name + ", a prompt and a token");
+          test_prompts({h, element, window, rows_of({{1, 0, 5}, {0, 251, 268}})},
+                       name + ", prompts, one across splits");
+          if (quick) continue;
+          test_prompts({h, element, window, rows_of({{0, 0, 129}, {1, 1150, 1155}, {2, 63, 64}, {3, 500, 571}})},
+                       name + ", prompts");
         } catch (const std::exception& error) {
           expect(false, name + ": " + error.what());
         }
       }
     }
+  }
+  for (const KvElement element : {KvElement::f16, KvElement::bf16, KvElement::i8, KvElement::e4m3}) {
+    const std::string name = std::string("a head of 64, ") + name_of(element) + ", ";
+    for (int32_t length = 1; length <= (quick ? 20 : 300); length += length < 70 ? 1 : 23)
+      test_prompts({{1, 1, 64}, element, 0, rows_of({{0, 0, length}})}, name + std::to_string(length));
+    // Values that a row does not see yet, though its tile has them, are up to a thousand times as large.
+    Attention rising({1, 1, 64}, element, 0, rows_of({{0, 0, 80}}));
+    for (size_t i = 0; i < rising.qkv.size(); ++i) {
+      if (i % rising.qkv_stride >= 2 * 64) rising.qkv[i] *= std::exp2(static_cast<float>(i / rising.qkv_stride) / 8);
+    }
+    test_prompts(std::move(rising), name + "rising");
   }
   test_norm_and_swiglu();
   test_digests(quick);

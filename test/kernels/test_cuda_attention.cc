@@ -43,7 +43,7 @@ void check_attention(Attention a, uint32_t split_positions, const std::string& n
   shape.heads = h.heads, shape.scale = 1.0f / std::sqrt(static_cast<float>(h.dim)),
   shape.sliding_window = a.window;
   const KvPages pages{a.element, h.kv_heads, h.dim, keys.memory.data(), values.memory.data()};
-  Bytes partials(attention_floats(shape, h.dim, count, splits) * 4);
+  Bytes partials(attention_floats(shape, h.dim, count * splits) * 4);
   std::vector<uint32_t> arrivals(size_t{count} * h.heads);
   // Twice: what a launch leaves behind must serve the next.
   for (int again = 0; again < 2; ++again) {

@@ -25,9 +25,14 @@ struct Warp {
   uint32_t arrived = 0, generation = 0;
   uint64_t slots[32][8];
 };
+struct Copy {
+  uint32_t to, bytes;
+  const void* from;
+};
 struct Fiber {
   ucontext_t context;
   bool alive;
+  std::vector<std::vector<Copy>> copies;  // by group; the last one is open
 };
 constexpr size_t kStack = 128 << 10;
 
@@ -49,6 +54,26 @@ void enter() {
 uint32_t lane() { return thread.x % 32; }
 uint64_t (&slots())[32][8] { return warps[thread.x / 32].slots; }
 bool& filled(uint32_t ring, int stage) { return fills[{ring, stage}]; }
+
+void begin_copy(uint32_t to, const void* from, uint32_t bytes) {
+  if (to % bytes != 0 || reinterpret_cast<uintptr_t>(from) % bytes != 0 || to + bytes > kSharedBytes) {
+    std::fprintf(stderr, "emulated device: a copy of %u bytes to %u\n", bytes, to);
+    std::abort();
+  }
+  std::memset(filigree::cuda::shared + to, 0xcd, bytes);
+  fibers[thread.x].copies.back().push_back({to, bytes, from});
+}
+void end_copy_group() { fibers[thread.x].copies.emplace_back(); }
+void wait_for_copies(size_t pending_groups) {
+  auto& groups = fibers[thread.x].copies;
+  while (groups.size() > pending_groups + 1) {
+    for (const Copy& copy : groups.front()) {
+      uint8_t* const to = filigree::cuda::shared + copy.to;
+      copy.from ? std::memcpy(to, copy.from, copy.bytes) : std::memset(to, 0, copy.bytes);
+    }
+    groups.erase(groups.begin());
+  }
+}
 
 void yield() {
   const uint32_t me = thread.x;
@@ -83,10 +108,11 @@ void run_block(uint32_t threads) {
   std::memset(filigree::cuda::shared, 0xcd, kSharedBytes);
   fills.clear();
   arrived = generation = 0;
-  fibers.assign(threads, {});
+  fibers.clear();
+  fibers.resize(threads);
   warps.assign(threads / 32, {});
   for (uint32_t i = 0; i < threads; ++i) {
-    fibers[i].alive = true;
+    fibers[i].alive = true, fibers[i].copies.resize(1);
     getcontext(&fibers[i].context);
     fibers[i].context.uc_stack = {stacks[i].get(), 0, kStack};
     makecontext(&fibers[i].context, enter, 0);

@@ -8,6 +8,7 @@
 #include <initializer_list>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "cuda/platform.h"
 #include "cuda_fp16.h"
@@ -187,12 +188,15 @@ inline uint32_t arrive(uint32_t* counter, uint32_t last) {
 }
 inline void wait_for_inputs() {}
 inline void let_next_start() {}
+inline void copy_async16(uint32_t to, const void* from) { emulated::begin_copy(to, from, 16); }
 inline void copy_async16_or_zero(uint32_t to, const void* from, bool wanted) {
-  wanted ? std::memcpy(shared_bytes(to, 16), from, 16) : std::memset(shared_bytes(to, 16), 0, 16);
+  emulated::begin_copy(to, wanted ? from : nullptr, 16);
 }
-inline void copy_async_commit() {}
+inline void copy_async_commit() { emulated::end_copy_group(); }
 template <int Pending>
-void copy_async_wait() {}
+void copy_async_wait() {
+  emulated::wait_for_copies(Pending);
+}
 
 // A fill arrives at once: a stage that is still read shows.
 template <int Stages>
@@ -243,7 +247,14 @@ struct Bf16 {
 struct F16 {
   using Sum = float;
   static constexpr int kPer = 2;
-  static float element(uint32_t word, int i) { return emulated::F16::value(word >> 16 * i & 0xffff); }
+  static float element(uint32_t word, int i) {
+    static const std::vector<float> values = [] {
+      std::vector<float> all;
+      for (uint32_t code = 0; code < 1u << 16; ++code) all.push_back(emulated::F16::value(code));
+      return all;
+    }();
+    return values[word >> 16 * i & 0xffff];
+  }
 };
 struct I8 {
   using Sum = int;
@@ -302,6 +313,18 @@ inline uint4 load_matrices(uint32_t address) {
   const uint32_t lane = emulated::lane();
   uint32_t out[4];
   for (uint32_t i = 0; i < 4; ++i) out[i] = shared_u32_ordered(r.of[i * 8 + lane / 4][0] + lane % 4 * 4);
+  return make_uint4(out[0], out[1], out[2], out[3]);
+}
+inline uint4 load_matrices_transposed(uint32_t address) {
+  const Registers r = all_lanes({address});
+  const uint32_t lane = emulated::lane(), column = lane / 4 * 2;
+  uint32_t out[4];
+  for (uint32_t i = 0; i < 4; ++i) {
+    uint16_t two[2];
+    for (uint32_t k = 0; k < 2; ++k)
+      std::memcpy(&two[k], shared_bytes(r.of[i * 8 + lane % 4 * 2 + k][0] + column, 2), 2);
+    out[i] = two[0] | uint32_t{two[1]} << 16;
+  }
   return make_uint4(out[0], out[1], out[2], out[3]);
 }
 
