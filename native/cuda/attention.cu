@@ -56,7 +56,8 @@ __global__ void __launch_bounds__(kThreads, PromptTile<T, Dims>::kBlocks)
   let_next_start();
   const AttentionTile tile = tiles[blockIdx.y];
   const auto output_of = [&](uint32_t query) {
-    return out + static_cast<size_t>(tile.row + query / group) * stride + (kv_head * group + query % group) * dim;
+    return out + static_cast<size_t>(tile.row + query / group) * stride +
+           (kv_head * group + query % group) * dim;
   };
   if (tile.position < 0) {
     wait_for_inputs();
@@ -92,7 +93,8 @@ __global__ void __launch_bounds__(kThreads, PromptTile<T, Dims>::kBlocks)
     for (uint32_t h = 0; h < 2; ++h) at[m][h] = position + (warp_query + m * 16 + h * 8 + g) / group;
   }
 
-  const int32_t* const table = rows.block_tables + static_cast<size_t>(rows.tables[tile.row]) * rows.table_stride;
+  const int32_t* const table =
+      rows.block_tables + static_cast<size_t>(rows.tables[tile.row]) * rows.table_stride;
   const PromptCopies<T, Dims> copies{kv, table, shared, kv_head, end, warp, lane};
   if (dim < Dims) {  // the columns beyond, which nothing is copied into
     for (uint32_t i = thread; i < 2 * Tile::kBytes / 16; i += kThreads)
@@ -111,7 +113,8 @@ __global__ void __launch_bounds__(kThreads, PromptTile<T, Dims>::kBlocks)
     for (uint32_t m = 0; m < kM; ++m) {
       const auto from = [&](uint32_t h) {
         const uint32_t of = min(warp_query + m * 16 + h * 8 + g, queries - 1);
-        return q + (static_cast<size_t>(tile.row + of / group) * shape.heads + kv_head * group + of % group) * dim;
+        return q + (static_cast<size_t>(tile.row + of / group) * shape.heads + kv_head * group + of % group) *
+                       dim;
       };
       const float *const upper = from(0), *const lower = from(1);
       const auto pair = [&](const float* of, uint32_t column) {
@@ -202,7 +205,9 @@ __global__ void __launch_bounds__(kThreads, PromptTile<T, Dims>::kBlocks)
           each([&](uint32_t column, float2 two) { store_attended(to + column, two, of.total); });
           continue;
         }
-        const auto store = [&](uint32_t column, float2 two) { __stcg(reinterpret_cast<float2*>(part + column), two); };
+        const auto store = [&](uint32_t column, float2 two) {
+          __stcg(reinterpret_cast<float2*>(part + column), two);
+        };
         if (tile.divided || split == first_split) {
           each(store);
         } else if (mine) {
@@ -215,7 +220,8 @@ __global__ void __launch_bounds__(kThreads, PromptTile<T, Dims>::kBlocks)
           });
         }
         __syncwarp();  // the quad has read what its first lane writes
-        if (mine && quad == 0) __stcg(reinterpret_cast<float2*>(part + dim), make_float2(of.reference, of.total));
+        if (mine && quad == 0)
+          __stcg(reinterpret_cast<float2*>(part + dim), make_float2(of.reference, of.total));
       }
     }
     ++split;
@@ -233,11 +239,14 @@ __global__ void __launch_bounds__(kThreads, PromptTile<T, Dims>::kBlocks)
   for (uint32_t i = thread; i < queries * pairs; i += kThreads) {
     const uint32_t index = i / pairs, column = i % pairs * 2, row = position + index / group;
     const auto part = [&](uint32_t of) {
-      return partials + ((static_cast<size_t>(tile.slot) + index / group * (splits + 1) + of - first_split) * shape.heads +
+      return partials + ((static_cast<size_t>(tile.slot) + index / group * (splits + 1) + of - first_split) *
+                             shape.heads +
                          kv_head * group + index % group) *
                             (dim + 2);
     };
-    const auto read = [&](uint32_t of, uint32_t d) { return __ldcg(reinterpret_cast<const float2*>(part(of) + d)); };
+    const auto read = [&](uint32_t of, uint32_t d) {
+      return __ldcg(reinterpret_cast<const float2*>(part(of) + d));
+    };
     uint32_t of = oldest(row) / shape.split_positions;
     float2 total = read(of, dim), two = read(of, column);
     for (++of; of <= row / shape.split_positions; ++of) {
@@ -254,8 +263,8 @@ cudaError_t attend_as(const StepRows& rows, const AttentionTiles& tiles, const A
                       const float* q, const KvPages& kv, float* partials, uint32_t* arrivals,
                       __nv_bfloat16* out, uint32_t stride, bool dependent, cudaStream_t stream) {
   return launch(attend_kernel<T, Dims>, dim3(kv.kv_heads, tiles.count, tiles.splits), kThreads,
-                PromptTile<T, Dims>::bytes, dependent, stream, rows, tiles.tiles, shape, q, kv, partials, arrivals,
-                out, stride);
+                PromptTile<T, Dims>::bytes, dependent, stream, rows, tiles.tiles, shape, q, kv, partials,
+                arrivals, out, stride);
 }
 
 }  // namespace

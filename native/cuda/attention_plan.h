@@ -13,7 +13,8 @@ namespace filigree::cuda {
 struct AttentionTile {
   uint32_t row = 0, rows = 0;
   int32_t position = -1;  // of the first; -1: padding
-  uint32_t slot = 0;      // its first one of the partial sums': one for each row, if divided one for each row and split
+  uint32_t slot =
+      0;  // its first one of the partial sums': one for each row, if divided one for each row and split
   uint32_t divided = 0;
 };
 

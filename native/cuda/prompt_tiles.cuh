@@ -23,15 +23,16 @@ struct PromptTile {
   // A row of keys or values in shared memory: 16 bytes more, so that eight rows meet no bank twice.
   static constexpr uint32_t kPitch = Dims * 2 + 16, kBytes = kPositions * kPitch;
   // The positions that a warp copies, of one block of the cache. Their codes and scales stay its own until the tile is free for them.
-  static constexpr uint32_t kShare = kPositions / kPromptWarps, kShareBytes = kScaled ? kShare * (Dims + 4) : 0;
+  static constexpr uint32_t kShare = kPositions / kPromptWarps,
+                            kShareBytes = kScaled ? kShare * (Dims + 4) : 0;
   static_assert(kBlockTokens % kShare == 0 && kShare % 4 == 0);
   // Places in shared memory, in bytes.
-  static constexpr uint32_t queries = 0,            // fragments, [16 queries][16 columns][lane] of 16 bytes
-      keys = queries + kTileQueries * Dims * 2,     // [positions]
-      values = keys + kBytes,                       // [positions]
-      key_codes = values + kBytes,                  // [warps] shares
+  static constexpr uint32_t queries = 0,         // fragments, [16 queries][16 columns][lane] of 16 bytes
+      keys = queries + kTileQueries * Dims * 2,  // [positions]
+      values = keys + kBytes,                    // [positions]
+      key_codes = values + kBytes,               // [warps] shares
       value_codes = key_codes + kPromptWarps * kShareBytes,
-      key_scales = value_codes + kPromptWarps * kShareBytes,       // [positions]
+                            key_scales = value_codes + kPromptWarps * kShareBytes,  // [positions]
       value_scales = key_scales + (kScaled ? kPositions * 4 : 0),  // [positions] scale, its logarithm
       bytes = value_scales + (kScaled ? kPositions * 8 : 0);
 };
@@ -46,7 +47,9 @@ struct PromptCopies {
   uint32_t kv_head, end;  // positions from there on are not stored yet
   uint32_t warp, lane;
 
-  FILIGREE_DEVICE uint32_t first_of(uint32_t step) const { return step * Tile::kPositions + warp * Tile::kShare; }
+  FILIGREE_DEVICE uint32_t first_of(uint32_t step) const {
+    return step * Tile::kPositions + warp * Tile::kShare;
+  }
   // Starts them: elements into their tile, or codes beside it. What is not stored may be no number: zeros stand for it.
   FILIGREE_DEVICE void fetch(const void* pages, uint32_t step, uint32_t tile, uint32_t codes) const {
     const uint32_t dim = kv.head_dim, first = first_of(step), slot = first % kBlockTokens;
@@ -128,8 +131,8 @@ struct PromptSums {
 
   // Of the tile's positions, without masking. query: a lane's fragments.
   FILIGREE_DEVICE void multiply_keys(const uint4* query, const uint8_t* shared, uint32_t lane) {
-    const uint32_t from = shared_address(shared) + Tile::keys + (lane / 16 * 8 + lane % 8) * Tile::kPitch +
-                          lane / 8 % 2 * 16;
+    const uint32_t from =
+        shared_address(shared) + Tile::keys + (lane / 16 * 8 + lane % 8) * Tile::kPitch + lane / 8 % 2 * 16;
 #pragma unroll
     for (uint32_t m = 0; m < kM; ++m) {
 #pragma unroll
@@ -232,8 +235,7 @@ struct PromptSums {
   }
 
   FILIGREE_DEVICE void add_values(const uint8_t* shared, uint32_t lane) {
-    const uint32_t from =
-        shared_address(shared) + Tile::values + lane % 16 * Tile::kPitch + lane / 16 * 16;
+    const uint32_t from = shared_address(shared) + Tile::values + lane % 16 * Tile::kPitch + lane / 16 * 16;
 #pragma unroll
     for (uint32_t k = 0; k < kN; k += 2) {
 #pragma unroll

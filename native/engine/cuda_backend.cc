@@ -96,10 +96,10 @@ class CudaBackend final : public Backend {
     std::vector<cuda::DeviceInfo> devices;
     std::string obstacle;
     if (!cuda::find_devices(ranks_, &devices, &obstacle)) throw Error(ErrorCode::unsupported, obstacle);
-    if (c.head_dim % 8 != 0 || c.head_dim > 256 || c.heads / c.kv_heads > 8)
-      throw Error(
-          ErrorCode::unsupported,
-          "on a GPU the head dimension is a multiple of 8 up to 256, with at most 8 query heads a key head");
+    if (c.head_dim % 8 != 0 || c.head_dim > 256 || c.heads / c.kv_heads > cuda::kTileQueries)
+      throw Error(ErrorCode::unsupported,
+                  "on a GPU the head dimension is a multiple of 8 up to 256, with at most " +
+                      std::to_string(cuda::kTileQueries) + " query heads a key head");
     Partition::check_heads(c, ranks_);
     if (options.deterministic && ranks_ > 2)
       throw Error(

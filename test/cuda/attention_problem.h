@@ -276,8 +276,8 @@ struct Attention {
   std::vector<AttentionRun> runs(uint32_t most = ~0u) const {
     std::vector<AttentionRun> all;
     for (uint32_t r = 0; r < rows.size(); ++r) {
-      if (r > 0 && rows[r].sequence == rows[r - 1].sequence &&
-          rows[r].position == rows[r - 1].position + 1 && all.back().rows < most) {
+      if (r > 0 && rows[r].sequence == rows[r - 1].sequence && rows[r].position == rows[r - 1].position + 1 &&
+          all.back().rows < most) {
         ++all.back().rows;
       } else {
         all.push_back({r, 1, static_cast<uint32_t>(rows[r].position)});

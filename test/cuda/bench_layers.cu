@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "cuda/digest.h"
 #include "attention_problem.h"
+#include "cuda/digest.h"
 #include "cuda/layers.h"
 #include "cuda/memory.h"
 #include "replays.h"
@@ -139,7 +139,8 @@ void measure_prompts(KvElement element, const char* name, uint32_t kv_heads, con
   for (uint32_t p = 0; p < load.prompts; ++p) {
     runs.push_back({p * load.tokens, load.tokens, load.from});
     for (uint32_t at = load.from; at < context; ++at)
-      positions.push_back(static_cast<int32_t>(at)), tables.push_back(static_cast<int32_t>(p)), seen += at + 1;
+      positions.push_back(static_cast<int32_t>(at)), tables.push_back(static_cast<int32_t>(p)),
+          seen += at + 1;
   }
   const AttentionShape shape{kHeads, 0.0883883f, 0, 512};
   int multiprocessors = 0;
@@ -170,16 +171,15 @@ void measure_prompts(KvElement element, const char* name, uint32_t kv_heads, con
     return KvPages{element, kv_heads, kDim, keys.as<uint8_t>() + at, values.as<uint8_t>() + at};
   };
   const double us = each_us(stream, kLayers, [&](int l) {
-    check(attend(step,
-                 {d_tiles.as<AttentionTile>(), static_cast<uint32_t>(plan.tiles.size()), plan.splits}, shape,
-                 q.as<float>(), pages(l), partials.as<float>(), arrivals.as<uint32_t>(), attended.data(),
-                 kHidden, load.single, stream),
+    check(attend(step, {d_tiles.as<AttentionTile>(), static_cast<uint32_t>(plan.tiles.size()), plan.splits},
+                 shape, q.as<float>(), pages(l), partials.as<float>(), arrivals.as<uint32_t>(),
+                 attended.data(), kHidden, load.single, stream),
           "attention");
   });
   const double flop = 4.0 * kDim * kHeads * seen;
-  std::printf("%-4s cache, %2u KV heads, %2u x %4u rows from %4u%s: %8.2f us, %6.1f TFLOP/s%s\n", name, kv_heads,
-              load.prompts, load.tokens, load.from, load.single ? ", single" : "", us, flop / us * 1e-6,
-              plan.splits > 1 ? ", divided" : "");
+  std::printf("%-4s cache, %2u KV heads, %2u x %4u rows from %4u%s: %8.2f us, %6.1f TFLOP/s%s\n", name,
+              kv_heads, load.prompts, load.tokens, load.from, load.single ? ", single" : "", us,
+              flop / us * 1e-6, plan.splits > 1 ? ", divided" : "");
   cudaStreamDestroy(stream);
 }
 
@@ -251,8 +251,12 @@ int run(int argc, char** argv) {
     }
     if (!names(what, "prompts")) continue;
     for (const uint32_t kv_heads : {32u, 8u}) {
-      for (const PromptLoad& prompts : {PromptLoad{1, 512, 0}, {8, 512, 0}, {1, 4096, 0}, {1, 64, 4032},
-                                        {1, 1, 575, true}, {16, 1, 575, true}})
+      for (const PromptLoad& prompts : {PromptLoad{1, 512, 0},
+                                        {8, 512, 0},
+                                        {1, 4096, 0},
+                                        {1, 64, 4032},
+                                        {1, 1, 575, true},
+                                        {16, 1, 575, true}})
         measure_prompts(element, name, kv_heads, prompts);
     }
   }

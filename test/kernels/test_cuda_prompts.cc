@@ -67,13 +67,13 @@ struct Problem {
     std::memset(partials.memory.data(), 0xff, partials.memory.size() * 16);
     std::vector<uint32_t> arrivals(plan.tiles.size() * h.kv_heads);
     std::vector<uint16_t> got(size_t{count} * wide, 0x7fc0);
-    check(emulated_attend(
-              {nullptr, a.positions.data(), a.tables.data(), a.block_tables.data(), a.table_stride},
-              {plan.tiles.data(), static_cast<uint32_t>(plan.tiles.size()), plan.splits}, shape,
-              reinterpret_cast<const float*>(queries.memory.data()), pages,
-              reinterpret_cast<float*>(partials.memory.data()), arrivals.data(), got.data(), wide, false,
-              nullptr) == cudaSuccess,
-          name + how);
+    check(
+        emulated_attend({nullptr, a.positions.data(), a.tables.data(), a.block_tables.data(), a.table_stride},
+                        {plan.tiles.data(), static_cast<uint32_t>(plan.tiles.size()), plan.splits}, shape,
+                        reinterpret_cast<const float*>(queries.memory.data()), pages,
+                        reinterpret_cast<float*>(partials.memory.data()), arrivals.data(), got.data(), wide,
+                        false, nullptr) == cudaSuccess,
+        name + how);
     for (const uint32_t n : arrivals) check(n == 0, name + how + ": arrivals");
     const double off = cuda::test::relative(got, want);
     check(off < cuda::test::allowed_error(a.element), name + how + ": relative error " + std::to_string(off));
@@ -100,7 +100,8 @@ std::string name_of(const Heads& h, KvElement element) {
 constexpr KvElement kElements[] = {KvElement::f16, KvElement::bf16, KvElement::i8, KvElement::e4m3};
 
 FILIGREE_TEST(cuda_prompts_emulated) {
-  for (const Heads h : {Heads{1, 1, 128}, Heads{3, 1, 64}, Heads{5, 1, 80}, Heads{2, 2, 8}, Heads{2, 1, 256}}) {
+  for (const Heads h :
+       {Heads{1, 1, 128}, Heads{3, 1, 64}, Heads{5, 1, 80}, Heads{2, 2, 8}, Heads{2, 1, 256}}) {
     for (const KvElement element : kElements) {
       const std::string name = name_of(h, element);
       check_prompts({h, element, 0, rows_of({{0, 0, 1}, {1, 120, 121}, {2, 37, 71}})}, 128, name);
@@ -111,7 +112,8 @@ FILIGREE_TEST(cuda_prompts_emulated) {
 
 FILIGREE_TEST(cuda_prompts_whole_emulated) {
   for (const KvElement element : kElements)
-    check_prompts({{1, 1, 64}, element, 0, rows_of({{0, 0, 300}})}, 128, name_of({1, 1, 64}, element) + ", 300");
+    check_prompts({{1, 1, 64}, element, 0, rows_of({{0, 0, 300}})}, 128,
+                  name_of({1, 1, 64}, element) + ", 300");
 }
 
 FILIGREE_TEST(cuda_prompts_single_rows_emulated) {
