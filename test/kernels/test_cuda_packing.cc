@@ -1,8 +1,11 @@
 // The device's layouts, packed and unpacked on the host by the functions that also run on the device, and the launch plans.
+#include <algorithm>
 #include <set>
+#include <vector>
 
 #include "../cuda/problem.h"
 #include "base/status.h"
+#include "cuda/attention_plan.h"
 #include "cuda/host_pack.h"
 #include "cuda/plan.h"
 #include "cuda/plan_table.h"
@@ -232,6 +235,47 @@ FILIGREE_TEST(cuda_decode_splits) {
         check(positions >= 64 && (positions & (positions - 1)) == 0 &&
               ceil_div(longest, positions) <= kMostDecodeSplits);
       }
+    }
+  }
+}
+
+FILIGREE_TEST(cuda_attention_plans) {
+  AttentionPlan plan;
+  const AttentionGrid llama2{1, 32, 512, 0, 132}, llama3{4, 8, 512, 0, 132};
+  plan_attention({{0, 512, 0}}, llama2, &plan);
+  check_equal(plan.tiles.size(), size_t{8});
+  check_equal(plan.slots, 0u, "one split");
+  check_equal(plan.tiles[0].position, 448, "the longest first");
+  plan_attention({{0, 64, 8128}}, llama2, &plan);
+  check_equal(plan.splits, 16u, "few rows, a long context: divided");
+  check_equal(plan.slots, 64u * 16);
+  plan_attention({{0, 8192, 0}}, llama3, &plan);
+  check_equal(plan.tiles.size(), size_t{512}, "16 rows of four heads");
+  check_equal(plan.splits, 1u, "enough tiles to fill the device");
+  check_equal(plan.slots, 8192u - 512);
+  for (const AttentionGrid& grid : {llama2, llama3, AttentionGrid{7, 1, 64, 1000, 16}}) {
+    for (uint32_t seed = 1; seed < 200; ++seed) {
+      uint32_t random = seed * 2654435761u, rows = 0;
+      std::vector<AttentionRun> runs;
+      for (uint32_t i = 0; i < seed % 7 + 1; ++i) {
+        random = random * 1664525 + 1013904223;
+        const uint32_t of = seed % 3 == 0 ? 1 : (random >> 8) % 300 + 1;
+        runs.push_back({rows, of, (random >> 16) % (8192 - of)});
+        rows += of;
+      }
+      plan_attention(runs, grid, &plan);
+      const uint32_t splits = 8192 / grid.split_positions;
+      check(plan.slots <= most_attention_slots(rows, splits, grid), "slots");
+      check(plan.splits <= splits, "splits");
+      std::vector<bool> taken(rows);
+      for (const AttentionTile& tile : plan.tiles) {
+        check(tile.rows * grid.group <= kTileQueries, "queries of a tile");
+        for (uint32_t r = tile.row; r < tile.row + tile.rows; ++r) {
+          check(!taken[r], "a row in two tiles");
+          taken[r] = true;
+        }
+      }
+      check(std::find(taken.begin(), taken.end(), false) == taken.end(), "a row in no tile");
     }
   }
 }

@@ -1,7 +1,6 @@
 // Attention of rows of prompts on the GPU, compiled as C++ and run on an emulated device (emulated/device.h), against float64; that a row
 // has the same bits whatever is attended beside it. test/cuda/test_layers.cu is the same on a GPU, with more shapes.
 #define attend emulated_attend  // beside the real one, where it is linked
-#include <cstdlib>
 #include <vector>
 
 #include "../../native/cuda/attention.cu"
@@ -77,7 +76,6 @@ struct Problem {
     for (const uint32_t n : arrivals) check(n == 0, name + how + ": arrivals");
     const double off = cuda::test::relative(got, want);
     check(off < cuda::test::allowed_error(a.element), name + how + ": relative error " + std::to_string(off));
-    if (std::getenv("SHOW_ERRORS")) std::printf("%s%s: %.2e\n", name.c_str(), how.c_str(), off);
     return got;
   }
 };
@@ -111,7 +109,7 @@ FILIGREE_TEST(cuda_prompts_emulated) {
 }
 
 FILIGREE_TEST(cuda_prompts_whole_emulated) {
-  for (const KvElement element : kElements)
+  for (const KvElement element : {KvElement::f16, KvElement::e4m3})
     check_prompts({{1, 1, 64}, element, 0, rows_of({{0, 0, 300}})}, 128,
                   name_of({1, 1, 64}, element) + ", 300");
 }
@@ -129,47 +127,6 @@ FILIGREE_TEST(cuda_prompts_single_rows_emulated) {
     std::vector<uint16_t> same = prompt.run(plan, ", of a prompt");
     same.resize(single.size(), 0);
     check(single == same, problem.name + ": not what prompts have");
-  }
-}
-
-FILIGREE_TEST(cuda_attention_plans) {
-  AttentionPlan plan;
-  const AttentionGrid llama2{1, 32, 512, 0, 132}, llama3{4, 8, 512, 0, 132};
-  plan_attention({{0, 512, 0}}, llama2, &plan);
-  check_equal(plan.tiles.size(), size_t{8});
-  check_equal(plan.slots, 0u, "one split");
-  check_equal(plan.tiles[0].position, 448, "the longest first");
-  plan_attention({{0, 64, 8128}}, llama2, &plan);
-  check_equal(plan.splits, 16u, "few rows, a long context: divided");
-  check_equal(plan.slots, 64u * 16);
-  plan_attention({{0, 8192, 0}}, llama3, &plan);
-  check_equal(plan.tiles.size(), size_t{512}, "16 rows of four heads");
-  check_equal(plan.splits, 1u, "enough tiles to fill the device");
-  check_equal(plan.slots, 8192u - 512);
-  for (const AttentionGrid& grid : {llama2, llama3, AttentionGrid{7, 1, 64, 1000, 16}}) {
-    for (uint32_t seed = 1; seed < 200; ++seed) {
-      uint32_t random = seed * 2654435761u, rows = 0;
-      std::vector<AttentionRun> runs;
-      for (uint32_t i = 0; i < seed % 7 + 1; ++i) {
-        random = random * 1664525 + 1013904223;
-        const uint32_t of = seed % 3 == 0 ? 1 : (random >> 8) % 300 + 1;
-        runs.push_back({rows, of, (random >> 16) % (8192 - of)});
-        rows += of;
-      }
-      plan_attention(runs, grid, &plan);
-      const uint32_t splits = 8192 / grid.split_positions;
-      check(plan.slots <= most_attention_slots(rows, splits, grid), "slots");
-      check(plan.splits <= splits, "splits");
-      std::vector<bool> taken(rows);
-      for (const AttentionTile& tile : plan.tiles) {
-        check(tile.rows * grid.group <= kTileQueries, "queries of a tile");
-        for (uint32_t r = tile.row; r < tile.row + tile.rows; ++r) {
-          check(!taken[r], "a row in two tiles");
-          taken[r] = true;
-        }
-      }
-      check(std::find(taken.begin(), taken.end(), false) == taken.end(), "a row in no tile");
-    }
   }
 }
 

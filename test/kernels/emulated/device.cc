@@ -23,7 +23,7 @@ namespace {
 
 struct Warp {
   uint32_t arrived = 0, generation = 0;
-  uint64_t slots[32][8];
+  uint64_t slots[2][32][8];  // by turns: who is ahead overwrites nothing that is still read
 };
 struct Copy {
   uint32_t to, bytes;
@@ -52,7 +52,14 @@ void enter() {
 }  // namespace
 
 uint32_t lane() { return thread.x % 32; }
-uint64_t (&slots())[32][8] { return warps[thread.x / 32].slots; }
+uint64_t (&slots())[32][8] {
+  Warp& w = warps[thread.x / 32];
+  return w.slots[w.generation % 2];
+}
+const uint64_t (&given())[32][8] {
+  const Warp& w = warps[thread.x / 32];
+  return w.slots[(w.generation + 1) % 2];
+}
 bool& filled(uint32_t ring, int stage) { return fills[{ring, stage}]; }
 
 void begin_copy(uint32_t to, const void* from, uint32_t bytes) {

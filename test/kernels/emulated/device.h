@@ -20,8 +20,9 @@ inline constexpr uint32_t kSharedBytes = 227 << 10;
 uint32_t lane();
 void warp_barrier();
 void block_barrier();
-// What each lane of the warp put there last; valid between two warp barriers.
+// Where a lane puts what the others of its warp shall have, and, after a warp barrier and until the next, what all of them put there.
 uint64_t (&slots())[32][8];
+const uint64_t (&given())[32][8];
 // Whether the stage-th fill of the ring at this address has come.
 bool& filled(uint32_t ring, int stage);
 void yield();

@@ -45,9 +45,7 @@ template <class T>
 T exchange(T mine, uint32_t from) {
   give(0, mine);
   warp_barrier();
-  const T theirs = bits<T>(slots()[from][0]);
-  warp_barrier();
-  return theirs;
+  return bits<T>(given()[from][0]);
 }
 
 }  // namespace emulated
@@ -79,8 +77,7 @@ template <class T>
 T __reduce_max_sync(uint32_t, T value) {
   emulated::give(0, value);
   emulated::warp_barrier();
-  for (const auto& slot : emulated::slots()) value = std::max(value, emulated::bits<T>(slot[0]));
-  emulated::warp_barrier();
+  for (const auto& slot : emulated::given()) value = std::max(value, emulated::bits<T>(slot[0]));
   return value;
 }
 inline bool __any_sync(uint32_t all, bool v) { return __reduce_max_sync(all, v ? 1 : 0) != 0; }
@@ -233,8 +230,7 @@ inline Registers all_lanes(std::initializer_list<uint32_t> mine) {
   emulated::warp_barrier();
   Registers r;
   for (int l = 0; l < 32; ++l)
-    for (int i = 0; i < 8; ++i) r.of[l][i] = emulated::bits<uint32_t>(emulated::slots()[l][i]);
-  emulated::warp_barrier();
+    for (int i = 0; i < 8; ++i) r.of[l][i] = emulated::bits<uint32_t>(emulated::given()[l][i]);
   return r;
 }
 
