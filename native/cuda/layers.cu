@@ -8,14 +8,30 @@ namespace {
 
 constexpr uint32_t kThreads = 256;
 
+// Of padding (from null) zeros.
+FILIGREE_DEVICE void embed_row(const __nv_bfloat16* from, uint32_t hidden, float* h) {
+  for (uint32_t i = threadIdx.x; i < hidden; i += blockDim.x) h[i] = from ? __bfloat162float(from[i]) : 0.0f;
+}
+
 __global__ void embed_kernel(const StepRows rows, const __nv_bfloat16* table, uint32_t hidden, float* h) {
   let_next_start();
   wait_for_inputs();
   const uint32_t row = blockIdx.x;
-  const bool padding = rows.positions[row] < 0;
-  const __nv_bfloat16* from = table + static_cast<size_t>(padding ? 0 : rows.tokens[row]) * hidden;
-  for (uint32_t i = threadIdx.x; i < hidden; i += blockDim.x)
-    h[static_cast<size_t>(row) * hidden + i] = padding ? 0.0f : __bfloat162float(from[i]);
+  embed_row(rows.positions[row] < 0 ? nullptr : table + static_cast<size_t>(rows.tokens[row]) * hidden,
+            hidden, h + static_cast<size_t>(row) * hidden);
+}
+
+__global__ void load_and_embed_kernel(const StepRows host, const StepRows rows, const __nv_bfloat16* table,
+                                      uint32_t hidden, float* h) {
+  const uint32_t row = blockIdx.x;
+  const int32_t token = host.tokens[row], position = host.positions[row], of = host.tables[row];
+  if (threadIdx.x == 0) rows.tokens[row] = token, rows.positions[row] = position, rows.tables[row] = of;
+  const size_t first = static_cast<size_t>(of) * rows.table_stride;
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i * static_cast<int32_t>(kBlockTokens) <= position;
+       i += static_cast<int32_t>(blockDim.x))
+    rows.block_tables[first + i] = host.block_tables[first + i];
+  embed_row(position < 0 ? nullptr : table + static_cast<size_t>(token) * hidden, hidden,
+            h + static_cast<size_t>(row) * hidden);
 }
 
 constexpr uint32_t kNormThreads = 512;
@@ -163,6 +179,12 @@ __global__ void copy_block_kernel(uint4* keys, uint4* values, size_t layer, size
 cudaError_t embed(const StepRows& rows, uint32_t count, const void* table, uint32_t hidden, float* h,
                   bool dependent, cudaStream_t stream) {
   return launch(embed_kernel, dim3(count), kThreads, 0, dependent, stream, rows,
+                static_cast<const __nv_bfloat16*>(table), hidden, h);
+}
+
+cudaError_t load_and_embed(const StepRows& host, const StepRows& rows, uint32_t count, const void* table,
+                           uint32_t hidden, float* h, cudaStream_t stream) {
+  return launch(load_and_embed_kernel, dim3(count), kThreads, 0, false, stream, host, rows,
                 static_cast<const __nv_bfloat16*>(table), hidden, h);
 }
 

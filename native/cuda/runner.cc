@@ -63,9 +63,11 @@ Runner::Runner(DecoderShape shape, DeviceBuffer embedding, DeviceBuffer final_no
   const size_t step_bytes = (tables_at_ + size_t{most_tables_} * table_stride_) * sizeof(int32_t);
   step_ = workspace(step_bytes);
   host_step_ = PinnedBuffer(step_bytes);
-  int32_t* const step = step_.as<int32_t>();
-  rows_ = {step, step + rows, step + 2 * rows, step + tables_at_, table_stride_};
-  tiles_ = reinterpret_cast<const AttentionTile*>(step + 3 * rows);
+  const auto rows_at = [&](int32_t* at) {
+    return StepRows{at, at + rows, at + 2 * rows, at + tables_at_, table_stride_};
+  };
+  rows_ = rows_at(step_.as<int32_t>()), host_rows_ = rows_at(host_step_.as<int32_t>());
+  tiles_ = reinterpret_cast<const AttentionTile*>(step_.as<int32_t>() + 3 * rows);
   logit_rows_ = PinnedBuffer(logit_rows * sizeof(int32_t));
   digests_wanted_ = PinnedBuffer(logit_rows * sizeof(DigestWanted));
   digests_ = PinnedBuffer(logit_rows * sizeof(LogitDigest));
@@ -205,11 +207,15 @@ void Runner::enqueue(uint32_t rows, uint32_t splits, uint32_t decode_positions, 
   const DecoderShape& s = shape_;
   // No kernel of ours: what follows a sum over devices does not start before it ends.
   const bool after_sum = dependent && !collective_;
-  check(embed(rows_, rows, embedding_.data(), s.hidden, hidden_.as<float>(), false, stream_), "embedding");
+  float* const h = hidden_.as<float>();
+  const bool load = decode_positions > 0;
+  check(load ? load_and_embed(host_rows_, rows_, rows, embedding_.data(), s.hidden, h, stream_)
+             : embed(rows_, rows, embedding_.data(), s.hidden, h, false, stream_),
+        "embedding");
   for (uint32_t l = 0; l < s.layers; ++l) {
     const DeviceLayer& layer = layers_[l];
     project_normed(layer.qkv, rows, nullptr, layer.attention_norm, Store::f32, qkv_.data(), layer.qkv.out,
-                   l == 0 ? dependent : after_sum, dependent);
+                   l == 0 ? dependent && !load : after_sum, dependent);
     if (decode_positions > 0) {
       check(decode_attend(
                 rows_, rows, attention_,
@@ -263,9 +269,6 @@ void Runner::replay(uint64_t key, const Enqueue& launches) {
 void Runner::forward(std::span<const RowRun> runs) {
   uint32_t count = 0, tables = 0;
   int32_t longest = 0;
-  int32_t* const host = host_step_.as<int32_t>();
-  const uint32_t max_rows = shape_.max_rows;
-  int32_t* const table = host + tables_at_;
   bool single = true;
   // What the step before still copies from this memory is over: logits() and final_state() wait, and so does this.
   wait("the step before");
@@ -273,12 +276,12 @@ void Runner::forward(std::span<const RowRun> runs) {
   for (const RowRun& run : runs) {
     const int32_t end = run.position + static_cast<int32_t>(run.tokens.size());
     runs_.push_back({count, static_cast<uint32_t>(run.tokens.size()), static_cast<uint32_t>(run.position)});
-    std::memcpy(table + size_t{tables} * table_stride_, run.blocks,
+    std::memcpy(host_rows_.block_tables + size_t{tables} * table_stride_, run.blocks,
                 ceil_div<size_t>(static_cast<size_t>(end), kBlockTokens) * sizeof(int32_t));
     for (size_t i = 0; i < run.tokens.size(); ++i, ++count) {
-      host[count] = run.tokens[i];
-      host[max_rows + count] = run.position + static_cast<int32_t>(i);
-      host[2 * max_rows + count] = static_cast<int32_t>(tables);
+      host_rows_.tokens[count] = run.tokens[i];
+      host_rows_.positions[count] = run.position + static_cast<int32_t>(i);
+      host_rows_.tables[count] = static_cast<int32_t>(tables);
     }
     single = single && run.tokens.size() == 1;
     longest = std::max(longest, end);
@@ -286,7 +289,7 @@ void Runner::forward(std::span<const RowRun> runs) {
   }
   const uint32_t bucket = single ? bucket_of(count) : 0, padded = bucket ? bucket : count;
   for (uint32_t row = count; row < padded; ++row)
-    host[row] = 0, host[max_rows + row] = -1, host[2 * max_rows + row] = 0;
+    host_rows_.tokens[row] = 0, host_rows_.positions[row] = -1, host_rows_.tables[row] = 0;
   // A graph serves contexts up to a power of two.
   const uint32_t reach = std::bit_ceil(std::max(static_cast<uint32_t>(longest), 64u));
   uint32_t splits = 1, split_positions = 0;
@@ -296,16 +299,18 @@ void Runner::forward(std::span<const RowRun> runs) {
   } else {
     if (bucket) {
       const uint32_t needed = ceil_div(static_cast<uint32_t>(longest), attention_.split_positions);
-      plan_single_rows(host + max_rows, bucket, std::min(std::bit_ceil(needed), most_splits_), &plan_);
+      plan_single_rows(host_rows_.positions, bucket, std::min(std::bit_ceil(needed), most_splits_), &plan_);
     } else {
       plan_attention(runs_, attention_grid(), &plan_);
     }
-    std::memcpy(host + 3 * max_rows, plan_.tiles.data(), plan_.tiles.size() * sizeof(AttentionTile));
+    std::memcpy(host_step_.as<int32_t>() + 3 * shape_.max_rows, plan_.tiles.data(),
+                plan_.tiles.size() * sizeof(AttentionTile));
     splits = plan_.splits;
+    check(cudaMemcpyAsync(step_.data(), host_step_.as<void>(),
+                          (tables_at_ + size_t{tables} * table_stride_) * sizeof(int32_t),
+                          cudaMemcpyHostToDevice, stream_),
+          "the step's rows");
   }
-  check(cudaMemcpyAsync(step_.data(), host, (tables_at_ + size_t{tables} * table_stride_) * sizeof(int32_t),
-                        cudaMemcpyHostToDevice, stream_),
-        "the step's rows");
   if (bucket) {
     replay(uint64_t{bucket} << 32 | (decode_attention_ ? reach : splits),
            [&] { enqueue(bucket, splits, split_positions, shape_.dependent_launch); });

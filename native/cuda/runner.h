@@ -87,7 +87,8 @@ class Runner {
  private:
   KvPages pages(uint32_t layer) const;
   AttentionGrid attention_grid() const;
-  // decode_positions: of a split, where each row is a sequence's next; 0: rows of prompts, or attended like those, by plan_.
+  // decode_positions: of a split, where each row is a sequence's next, out of host_step_; 0: rows of prompts, or attended like those, by
+  // plan_, out of step_.
   void enqueue(uint32_t rows, uint32_t splits, uint32_t decode_positions, bool dependent);
   // What a projection makes of the residual stream, or of its rows `from` if given: the norm, inside the product or rounded to i8 where
   // that can be, then the product. first_dependent: of the first launch, whose predecessor may be none of ours.
@@ -125,8 +126,8 @@ class Runner {
   PinnedBuffer logit_rows_, digests_wanted_,
       digests_;  // [max_logit_rows]; the device reads and writes them where they are
   cudaStream_t stream_ = nullptr;
-  StepRows rows_;
-  size_t tables_at_ = 0;  // in step_
+  StepRows rows_, host_rows_;  // in step_ and host_step_
+  size_t tables_at_ = 0;       // there
   const AttentionTile* tiles_ = nullptr;
   std::vector<AttentionRun> runs_;
   AttentionPlan plan_;

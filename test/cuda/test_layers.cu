@@ -225,6 +225,47 @@ void test_norm_and_swiglu() {
   }
 }
 
+// Rows loaded from the host's memory: copied as far as their positions reach, and embedded as by embed().
+void test_loading() {
+  constexpr uint32_t kRows = 5, kHidden = 136, kTokens = 9, kStride = 6;
+  const int32_t tokens[kRows] = {3, 8, 0, 5, 7}, positions[kRows] = {0, 15, 16, 95, -1}, none = -7;
+  std::vector<uint16_t> table(kTokens * kHidden);
+  for (size_t i = 0; i < table.size(); ++i) table[i] = to_bf16(static_cast<float>(i) * 0.25f);
+  const DeviceBuffer table_device = to_device(table);
+  const size_t words = 3 * kRows + kRows * kStride;
+  const PinnedBuffer host(words * 4);
+  const DeviceBuffer device = to_device(std::vector<int32_t>(words, none));
+  const auto rows_at = [&](int32_t* at) {
+    return StepRows{at, at + kRows, at + 2 * kRows, at + 3 * kRows, kStride};
+  };
+  const StepRows from = rows_at(host.as<int32_t>()), to = rows_at(device.as<int32_t>());
+  for (uint32_t r = 0; r < kRows; ++r) {
+    from.tokens[r] = tokens[r], from.positions[r] = positions[r], from.tables[r] = static_cast<int32_t>(r);
+    for (uint32_t i = 0; i < kStride; ++i)
+      from.block_tables[r * kStride + i] = static_cast<int32_t>(r * 100 + i);
+  }
+  DeviceBuffer h(kRows * kHidden * 4), again(kRows * kHidden * 4);
+  expect(load_and_embed(from, to, kRows, table_device.data(), kHidden, h.as<float>(), 0) == cudaSuccess &&
+             embed(to, kRows, table_device.data(), kHidden, again.as<float>(), true, 0) == cudaSuccess,
+         "loading rows");
+  std::vector<int32_t> got(words);
+  device.download(got.data(), words * 4);
+  for (uint32_t r = 0; r < kRows; ++r) {
+    bool same = got[r] == tokens[r] && got[kRows + r] == positions[r] &&
+                got[2 * kRows + r] == static_cast<int32_t>(r);
+    for (uint32_t i = 0; i < kStride; ++i)
+      same =
+          same && got[3 * kRows + r * kStride + i] == (static_cast<int32_t>(i * kBlockTokens) <= positions[r]
+                                                           ? static_cast<int32_t>(r * 100 + i)
+                                                           : none);
+    expect(same, "row " + std::to_string(r) + " as loaded");
+  }
+  std::vector<float> one(kRows * kHidden), other(kRows * kHidden);
+  h.download(one.data(), one.size() * 4), again.download(other.data(), other.size() * 4);
+  expect(one == other && one[kHidden - 1] == from_bf16(table[4 * kHidden - 1]) && one[4 * kHidden] == 0,
+         "rows embedded as they are loaded");
+}
+
 void test_digests(bool quick) {
   for (const DigestCase& c : digest_cases(quick)) {
     const uint32_t rows = static_cast<uint32_t>(c.wanted.size());
@@ -287,6 +328,7 @@ int run(bool quick) {
     test_prompts(std::move(rising), name + "rising");
   }
   test_norm_and_swiglu();
+  test_loading();
   test_digests(quick);
   std::printf("%d checks, %d failed\n", checks, failures);
   return failures == 0 ? 0 : 1;
