@@ -13,7 +13,7 @@
 #     serve     `serve --device cuda` (DEVICE) of Llama-2-7B's shape (SHAPE), with an f16 cache (KV: one or several), under `bench serve`,
 #               dense and sparse (ROWS, of: dense bf16 i8 i4 deterministic), then, with an f16 cache, the i8 row with no step begun ahead
 #     torch     a decode loop of 7B in PyTorch and one CUDA graph, for `serve` to be compared with (PYTHON, python3 unless set)
-#     bench     attention of decoding; linear kernels against cuBLAS (BENCH_TUNE=1: the best launch of all beside the planned one)
+#     bench     attention of decoding; linear kernels against cuBLAS (BENCH_TUNE=13: the best of so many launches beside the planned one)
 #     sanitize  compute-sanitizer, memcheck and racecheck, on a small part of the kernels
 #     suite     engine and server tests with FILIGREE_TEST_DEVICE=cuda
 #     e2e       the program's tests likewise; they need a real model (FILIGREE_TEST_MODEL)

@@ -23,6 +23,10 @@ namespace filigree::cuda {
 
 enum class Tiles : uint32_t { dense = 0, bitmask = 1, two_four = 2 };
 
+constexpr const char* tiles_name(Tiles tiles) {
+  return tiles == Tiles::bitmask ? "bitmask" : tiles == Tiles::two_four ? "2:4" : "dense";
+}
+
 FILIGREE_HD constexpr uint32_t tile_cols(Values kind, Tiles tiles) {
   return kind == Values::bf16 || tiles == Tiles::bitmask ? 256 : 512;
 }

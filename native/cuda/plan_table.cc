@@ -12,11 +12,9 @@ constexpr const char* kTitle = "filigree launch shapes 1";
 
 std::string key_of(const TileMatrix& m, uint32_t token_tiles) {
   static constexpr const char* kKinds[] = {"bf16", "i8", "i4"};
-  const char* const layout = m.tiles == Tiles::bitmask    ? "bitmask"
-                             : m.tiles == Tiles::two_four ? "2:4"
-                                                          : "dense";
-  return std::string(kKinds[static_cast<int>(m.kind)]) + " " + layout + " " + std::to_string(m.most) + " " +
-         std::to_string(m.rows) + "x" + std::to_string(m.cols) + " " + std::to_string(8 * token_tiles);
+  return std::string(kKinds[static_cast<int>(m.kind)]) + " " + tiles_name(m.tiles) + " " +
+         std::to_string(m.most) + " " + std::to_string(m.rows) + "x" + std::to_string(m.cols) + " " +
+         std::to_string(8 * token_tiles);
 }
 
 // All by which tile_plans() tells one from another.

@@ -47,13 +47,11 @@ struct BitmaskTile {
     const int stored = __popc(masks.x) + __popc(masks.y) + __popc(masks.z) + __popc(masks.w);
     const int chunks = (stored + kPer - 1) / kPer, most = __reduce_max_sync(~0u, chunks);
     const int tail = max(chunks - Lead, 0);
-    int before = tail;
+    int before = 0;  // chunks of the tail that lanes below have, bit by bit
 #pragma unroll
-    for (int o = 1; o < 32; o <<= 1) {
-      const int up = __shfl_up_sync(~0u, before, o);
-      if (lane >= o) before += up;
-    }
-    const uint8_t* rest = lead + Lead * 256 + (before - tail) * 8;
+    for (int bit = 0; (Most - Lead) >> bit != 0; ++bit)
+      before += __popc(__ballot_sync(~0u, tail >> bit & 1) & lanes_below()) << bit;
+    const uint8_t* rest = lead + Lead * 256 + before * 8;
     uint32_t last = 0;
 #pragma unroll
     for (int j = 0; j < Lead; ++j) spread(j, chunk[j], last);
@@ -112,32 +110,49 @@ struct BitmaskTile {
   template <int TokenTiles, class Sum>
   FILIGREE_DEVICE void multiply(uint32_t, uint32_t x, uint32_t row_bytes, int,
                                 Sum (&sum)[TokenTiles][4]) const {
-    uint32_t at = slots;
+    // The words' windows as two chains of addresses, one step of each in turn: an address waits for the one before. With 32
+    // tokens' sums a second one is slower.
+    constexpr int kSteps = Kind == Values::bf16 ? 2 : 1, kChains = TokenTiles < 4 ? 2 : 1;
+    constexpr int kWords = kMaskWords / kChains;
+    uint32_t at[kChains];
+    at[0] = slots;
+    if constexpr (kChains == 2) at[1] = slots + 128 * (__popc(masks.x) + __popc(masks.y));
 #pragma unroll
-    for (int w = 0; w < static_cast<int>(kMaskWords); ++w) {
-      const uint32_t word = w == 0 ? masks.x : w == 1 ? masks.y : w == 2 ? masks.z : masks.w;
-      constexpr int kSteps = Kind == Values::bf16 ? 2 : 1;
+    for (int w = 0; w < kWords; ++w) {
 #pragma unroll
       for (int step = 0; step < kSteps; ++step) {
-        uint4 b[TokenTiles];
+        uint4 b[kChains][TokenTiles];
 #pragma unroll
-        for (int n = 0; n < TokenTiles; ++n)
-          b[n] = *reinterpret_cast<const uint4*>(shared + x + n * 8 * row_bytes + (w * kSteps + step) * 64);
+        for (int c = 0; c < kChains; ++c) {
+#pragma unroll
+          for (int n = 0; n < TokenTiles; ++n)
+            b[c][n] = *reinterpret_cast<const uint4*>(shared + x + n * 8 * row_bytes +
+                                                      ((c * kWords + w) * kSteps + step) * 64);
+        }
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          uint32_t a[4];
+          uint32_t a[kChains][4];
 #pragma unroll
           for (int r = 0; r < 4; ++r) {
-            // Three shifts of a word serve eight registers: the rest of the shift is a factor of the selector.
-            const int index = half * 4 + r, j = index % 3;
-            const uint32_t shifted = word >> (16 * step + index / 3 * 3);
-            const uint32_t bits = shifted & ((Kind == Values::bf16 ? 0x101u : 0x01010101u) << j);
-            const uint32_t window = shared_u32_ordered(at);
-            a[r] = prmt(window, 0, selector(bits, j));
-            at = __dp4a(bits, (128u >> j) * 0x01010101u, at);
+#pragma unroll
+            for (int c = 0; c < kChains; ++c) {
+              const int of = c * kWords + w;
+              const uint32_t word = of == 0 ? masks.x : of == 1 ? masks.y : of == 2 ? masks.z : masks.w;
+              // Three shifts of a word serve eight registers: the rest of the shift is a factor of the selector.
+              const int index = half * 4 + r, j = index % 3;
+              const uint32_t shifted = word >> (16 * step + index / 3 * 3);
+              const uint32_t bits = shifted & ((Kind == Values::bf16 ? 0x101u : 0x01010101u) << j);
+              const uint32_t window = shared_u32_ordered(at[c]);
+              a[c][r] = prmt(window, 0, selector(bits, j));
+              at[c] = __dp4a(bits, (128u >> j) * 0x01010101u, at[c]);
+            }
           }
 #pragma unroll
-          for (int n = 0; n < TokenTiles; ++n) mma(sum[n], a, half ? b[n].z : b[n].x, half ? b[n].w : b[n].y);
+          for (int c = 0; c < kChains; ++c) {
+#pragma unroll
+            for (int n = 0; n < TokenTiles; ++n)
+              mma(sum[n], a[c], half ? b[c][n].z : b[c][n].x, half ? b[c][n].w : b[c][n].y);
+          }
         }
       }
     }

@@ -122,8 +122,8 @@ std::vector<TunedLaunch> tune_tiles(const linear::Matrix& matrix, const MatrixOp
     const DeviceBuffer sums(partials * sizeof(float), "partial sums");
     TunedLaunch result;
     result.tokens = tokens;
-    result.layout = (tiles.view.kind == Values::bf16 ? "bf16 " : "i8 ") +
-                    std::string(tiles.view.tiles == Tiles::two_four ? "2:4" : "bitmask");
+    result.layout =
+        (tiles.view.kind == Values::bf16 ? "bf16 " : "i8 ") + std::string(tiles_name(tiles.view.tiles));
     const TilePlan* best = &plans[0];
     for (size_t i = 0; i < tried; ++i) {
       const double us = time(copies.size(), stream, [&](size_t copy) {

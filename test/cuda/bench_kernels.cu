@@ -1,7 +1,8 @@
 // filigree_cuda_kernels_bench: the linear kernels on the shapes of Llama-2-7B against cuBLAS in bf16 (the fastest of its layouts and
 // proposals). Copies of the weights rotate past the L2; a launch of each is captured in one CUDA graph, with dependent launches,
 // and its replays are timed.
-//   --zeros 0.7   --tune 1 (try every launch shape)   --tokens 1,2,4,8,16,32   --shapes qkv,o,gate_up,down
+//   --zeros 0.7   --tokens 1,2,4,8,16,32   --shapes qkv,o,gate_up,down   --what lanes,tiles,2:4,dense
+//   --tune 13 (time so many launch shapes of tiles, the likeliest first, and all of row lanes)   --csv FILE (a line for each of tiles)
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -81,7 +82,8 @@ struct Bench {
   cudaStream_t stream;
   DeviceBuffer x, x8, hidden, scales, out, partials, row_scales, unit_scales;
   std::unique_ptr<Blas> blas;
-  bool tune = false;
+  size_t tune = 0;
+  FILE* csv = nullptr;
   std::map<std::string, std::vector<double>> ratios;  // "format tokens" -> one a shape
 
   Bench()
@@ -164,7 +166,7 @@ struct Bench {
   void report(const char* format, const Shape& s, uint32_t tokens, double planned, double best, double base,
               size_t bytes, const char* launch) {
     std::printf("%-16s %-8s %2u tokens: %7.2f us planned", format, s.name, tokens, planned);
-    if (tune) std::printf(", %7.2f best of all", best);
+    if (tune) std::printf(", %7.2f best of those timed", best);
     std::printf("  %5.0f GB/s  %.3f B/weight  x cuBLAS %.2f", static_cast<double>(bytes) / planned * 1e-3,
                 static_cast<double>(bytes) / (static_cast<double>(s.rows) * s.cols), base / planned);
     if (tune) std::printf(" / %.2f  [%s]", base / best, launch);
@@ -309,9 +311,8 @@ struct Bench {
         const std::vector<TilePlan> plans = tile_plans(packed.view, m, DeviceLimits{});
         double planned = INFINITY, best = INFINITY;
         std::string launch;
-        for (size_t p = 0; p < plans.size() && (tune || p == 0); ++p) {
+        for (size_t p = 0; p < plans.size() && p < std::max<size_t>(tune, 1); ++p) {
           if (partial_floats(packed.view, m, plans[p]) * 4 > partials.size()) continue;
-          if (p > 12) break;
           const Input input{m, 12288, i8 && !inside ? x8.data() : x.data(),
                             i8 && !inside ? scales.as<float>() : nullptr};
           const double us = time(n, [&](int i) {
@@ -320,6 +321,11 @@ struct Bench {
                              stream) == cudaSuccess;
           });
           cudaGetLastError();
+          if (csv)
+            std::fprintf(csv, "%s,%s,%u,%u,%u,%d,%u,%u,%u,%u,%u,%u,%.3f\n", i8 ? "i8" : "bf16",
+                         tiles_name(layout), s.rows, s.cols, m, inside, plans[p].warps, plans[p].stages,
+                         plans[p].slice_blocks, plans[p].slices, plans[p].parts, plans[p].blocks_per_slice,
+                         us);
           if (p == 0) planned = us;
           if (us < best) {
             best = us;
@@ -328,9 +334,7 @@ struct Bench {
                      std::to_string(p);
           }
         }
-        const std::string name = std::string(layout == Tiles::bitmask ? ""
-                                             : layout == Tiles::dense ? "dense "
-                                                                      : "2:4 ") +
+        const std::string name = (layout == Tiles::bitmask ? "" : tiles_name(layout) + std::string(" ")) +
                                  (inside ? "i8 x i8 tiles, rounding inside"
                                   : i8   ? "i8 x i8 tiles"
                                          : "bf16 tiles");
@@ -360,7 +364,9 @@ int run(int argc, char** argv) {
     if (key == "--zeros")
       zeros = std::atof(value.c_str());
     else if (key == "--tune")
-      bench.tune = value != "0";
+      bench.tune = std::strtoul(value.c_str(), nullptr, 10);
+    else if (key == "--csv")
+      bench.csv = std::fopen(value.c_str(), "w");
     else if (key == "--shapes")
       shapes = value;
     else if (key == "--tokens")

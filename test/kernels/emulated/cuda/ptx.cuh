@@ -81,6 +81,13 @@ T __reduce_max_sync(uint32_t, T value) {
   return value;
 }
 inline bool __any_sync(uint32_t all, bool v) { return __reduce_max_sync(all, v ? 1 : 0) != 0; }
+inline uint32_t __ballot_sync(uint32_t, bool mine) {
+  emulated::give(0, uint32_t{mine} << emulated::lane());
+  emulated::warp_barrier();
+  uint32_t all = 0;
+  for (const auto& slot : emulated::given()) all |= emulated::bits<uint32_t>(slot[0]);
+  return all;
+}
 inline int __popc(uint32_t v) { return __builtin_popcount(v); }
 inline uint32_t __dp4a(uint32_t a, uint32_t b, uint32_t c) {
   for (int i = 0; i < 4; ++i) c += (a >> 8 * i & 255) * (b >> 8 * i & 255);
@@ -133,6 +140,8 @@ std::common_type_t<A, B> max(A a, B b) {
   return std::max<std::common_type_t<A, B>>(a, b);
 }
 inline float fmaf(float a, float b, float c) { return std::fma(a, b, c); }
+
+inline uint32_t lanes_below() { return (uint32_t{1} << emulated::lane()) - 1; }
 
 inline float exp2_approx(float v) { return std::exp2(v); }
 
