@@ -21,8 +21,8 @@ __global__ void embed_kernel(const StepRows rows, const __nv_bfloat16* table, ui
             hidden, h + static_cast<size_t>(row) * hidden);
 }
 
-__global__ void load_and_embed_kernel(const StepRows host, const StepRows rows, const __nv_bfloat16* table,
-                                      uint32_t hidden, float* h) {
+__global__ void load_and_embed_kernel(const StepRows host, const WritableStepRows rows,
+                                      const __nv_bfloat16* table, uint32_t hidden, float* h) {
   const uint32_t row = blockIdx.x;
   const int32_t token = host.tokens[row], position = host.positions[row], of = host.tables[row];
   if (threadIdx.x == 0) rows.tokens[row] = token, rows.positions[row] = position, rows.tables[row] = of;
@@ -182,8 +182,8 @@ cudaError_t embed(const StepRows& rows, uint32_t count, const void* table, uint3
                 static_cast<const __nv_bfloat16*>(table), hidden, h);
 }
 
-cudaError_t load_and_embed(const StepRows& host, const StepRows& rows, uint32_t count, const void* table,
-                           uint32_t hidden, float* h, cudaStream_t stream) {
+cudaError_t load_and_embed(const StepRows& host, const WritableStepRows& rows, uint32_t count,
+                           const void* table, uint32_t hidden, float* h, cudaStream_t stream) {
   return launch(load_and_embed_kernel, dim3(count), kThreads, 0, false, stream, host, rows,
                 static_cast<const __nv_bfloat16*>(table), hidden, h);
 }

@@ -18,11 +18,20 @@ enum class KvElement : uint32_t { f16 = 0, bf16 = 1, i8 = 2, e4m3 = 3 };
 
 // Device arrays, [rows] each.
 struct StepRows {
+  const int32_t* tokens = nullptr;
+  const int32_t* positions = nullptr;
+  const int32_t* tables = nullptr;        // which block table
+  const int32_t* block_tables = nullptr;  // [tables][table_stride] physical blocks
+  uint32_t table_stride = 0;
+};
+// The same for whoever fills them.
+struct WritableStepRows {
   int32_t* tokens = nullptr;
   int32_t* positions = nullptr;
-  int32_t* tables = nullptr;        // which block table
-  int32_t* block_tables = nullptr;  // [tables][table_stride] physical blocks
+  int32_t* tables = nullptr;
+  int32_t* block_tables = nullptr;
   uint32_t table_stride = 0;
+  operator StepRows() const { return {tokens, positions, tables, block_tables, table_stride}; }
 };
 
 inline constexpr uint32_t kBlockTokens = 16;
@@ -49,8 +58,8 @@ cudaError_t embed(const StepRows& rows, uint32_t count, const void* table, uint3
 // The same of a step whose rows have a block table each, after copying to `rows` what the host has written, in memory that the device
 // reads: token, position, table, and of the block table what the position reaches. What reads `rows` before it waits for its inputs must
 // be launched after a kernel that does not start before this one ends.
-cudaError_t load_and_embed(const StepRows& host, const StepRows& rows, uint32_t count, const void* table,
-                           uint32_t hidden, float* h, cudaStream_t stream);
+cudaError_t load_and_embed(const StepRows& host, const WritableStepRows& rows, uint32_t count,
+                           const void* table, uint32_t hidden, float* h, cudaStream_t stream);
 // out bf16 [count][stride] = rms_norm(h[from[row]]) * weight; from null: row by row. f32_out, if given, too: [count][hidden].
 cudaError_t rms_norm(const float* h, const int32_t* from, uint32_t count, const float* weight, float eps,
                      uint32_t hidden, void* out, uint32_t stride, float* f32_out, bool dependent,

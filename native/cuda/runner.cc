@@ -64,7 +64,7 @@ Runner::Runner(DecoderShape shape, DeviceBuffer embedding, DeviceBuffer final_no
   step_ = workspace(step_bytes);
   host_step_ = PinnedBuffer(step_bytes);
   const auto rows_at = [&](int32_t* at) {
-    return StepRows{at, at + rows, at + 2 * rows, at + tables_at_, table_stride_};
+    return WritableStepRows{at, at + rows, at + 2 * rows, at + tables_at_, table_stride_};
   };
   rows_ = rows_at(step_.as<int32_t>()), host_rows_ = rows_at(host_step_.as<int32_t>());
   tiles_ = reinterpret_cast<const AttentionTile*>(step_.as<int32_t>() + 3 * rows);

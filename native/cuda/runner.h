@@ -126,8 +126,8 @@ class Runner {
   PinnedBuffer logit_rows_, digests_wanted_,
       digests_;  // [max_logit_rows]; the device reads and writes them where they are
   cudaStream_t stream_ = nullptr;
-  StepRows rows_, host_rows_;  // in step_ and host_step_
-  size_t tables_at_ = 0;       // there
+  WritableStepRows rows_, host_rows_;  // in step_ and host_step_
+  size_t tables_at_ = 0;               // there
   const AttentionTile* tiles_ = nullptr;
   std::vector<AttentionRun> runs_;
   AttentionPlan plan_;

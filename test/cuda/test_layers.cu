@@ -236,9 +236,9 @@ void test_loading() {
   const PinnedBuffer host(words * 4);
   const DeviceBuffer device = to_device(std::vector<int32_t>(words, none));
   const auto rows_at = [&](int32_t* at) {
-    return StepRows{at, at + kRows, at + 2 * kRows, at + 3 * kRows, kStride};
+    return WritableStepRows{at, at + kRows, at + 2 * kRows, at + 3 * kRows, kStride};
   };
-  const StepRows from = rows_at(host.as<int32_t>()), to = rows_at(device.as<int32_t>());
+  const WritableStepRows from = rows_at(host.as<int32_t>()), to = rows_at(device.as<int32_t>());
   for (uint32_t r = 0; r < kRows; ++r) {
     from.tokens[r] = tokens[r], from.positions[r] = positions[r], from.tables[r] = static_cast<int32_t>(r);
     for (uint32_t i = 0; i < kStride; ++i)
