@@ -164,7 +164,7 @@ describe.skipIf(CPU_ONLY)(`an adapter over f32 weights gives what W + scale · B
 });
 
 describe.skipIf(CPU_ONLY)(`an adapter over compressed weights${skipped}`, () => {
-  /** Half of the weights are left, and all of them are codes that the format holds exactly: only activations are rounded. */
+  /** Few enough weights are left for a sparse layout on every processor; all are codes that the format holds exactly, so only activations are rounded. */
   const sparse = (weights: 'bf16' | 'i8' | 'i4') => (name: string, values: Float32Array) => {
     const matrix = name.includes('_proj');
     if (!matrix && !name.includes('embed')) return;
@@ -175,7 +175,7 @@ describe.skipIf(CPU_ONLY)(`an adapter over compressed weights${skipped}`, () => 
       const row = values.subarray(at, at + columns);
       const largest = Math.max(...row.map(Math.abs));
       row.forEach((value, i) => {
-        row[i] = matrix && random() < 0 ? 0 : Math.round((value / largest) * most) / (4 * most);
+        row[i] = matrix && random() < 0.7 ? 0 : Math.round((value / largest) * most) / (4 * most);
       });
       for (let group = 0; group < columns; group += 32) row[group] = 0.25;
     }
