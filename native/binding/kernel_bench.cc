@@ -43,7 +43,7 @@ Format format_field(const Field& field) {
 }
 
 Layout layout_field(const Field& field) {
-  return one_of(field, {Layout::dense, Layout::bitmask, Layout::slots16, Layout::slots8});
+  return one_of(field, {Layout::dense, Layout::bitmask, Layout::slots16, Layout::slots8, Layout::pairs});
 }
 
 const linear::Variant& variant_named(const std::string& name, const linear::Matrix& m) {

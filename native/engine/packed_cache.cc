@@ -20,7 +20,7 @@ namespace {
 constexpr char kMagic[8] = {'F', 'G', 'P', 'A', 'C', 'K', 'S', '\n'};
 constexpr uint64_t kVersion = 1;
 // One more whenever choose_layout decides otherwise for the same instruction set.
-constexpr int kLayoutChoice = 2;
+constexpr int kLayoutChoice = 3;
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kMostHead = uint64_t{1} << 30;
 

@@ -1,6 +1,7 @@
 #include "formats/pack.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -57,7 +58,7 @@ class Packer {
     spec_.cols = static_cast<uint32_t>(parts[0]->cols());
     use_codes_.resize(parts.size());
     decide_codes();
-    if (options.layout == Layout::slots16 || (options.layout == Layout::slots8 && !slots_fit())) {
+    if (options.layout && !fits(*options.layout)) {
       throw Error(ErrorCode::unsupported, std::string("no ") + linear::name_of(options.format) +
                                               (spec_.has_min ? " with minimums" : "") + " in " +
                                               linear::name_of(*options.layout) + " layout");
@@ -86,7 +87,7 @@ class Packer {
       const double zeros =
           1.0 - static_cast<double>(stored_) / (static_cast<double>(spec_.rows) * spec_.cols);
       Layout chosen = linear::choose_layout(spec_.format, zeros, cpu_);
-      if (chosen == Layout::slots8 && !slots_fit()) chosen = Layout::bitmask;
+      if (!fits(chosen)) chosen = Layout::bitmask;
       // Codes with a mask and minimums can be taken over by a bitmask only.
       if (chosen == Layout::dense && masked_minimum_ && linear::is_sparse(zeros)) chosen = Layout::bitmask;
       if (chosen == Layout::dense) {
@@ -99,6 +100,7 @@ class Packer {
       }
       spec_.layout = chosen;
     }
+    if (spec_.layout == Layout::pairs) share_masks(masks, unit_bytes);
     return fill(masks, spec_.layout == Layout::slots8 ? slot_bytes : unit_bytes, true);
   }
 
@@ -107,13 +109,16 @@ class Packer {
   uint32_t unit_rows() const { return kPanelRows * per_unit(); }
   uint32_t unit_count() const { return linear::panel_count(spec_) / per_unit(); }
 
-  bool slots_fit() const {
-    return spec_.format == Format::i8 || (linear::is_i4(spec_.format) && !spec_.has_min);
+  bool fits(Layout layout) const {
+    const bool plain_i4 = linear::is_i4(spec_.format) && !spec_.has_min;
+    if (layout == Layout::pairs) return plain_i4;
+    if (layout == Layout::slots8) return plain_i4 || spec_.format == Format::i8;
+    return layout != Layout::slots16;
   }
 
   // Whether the zeros, still to be counted, may lead to slots8.
   bool may_take_slots() const {
-    if (!slots_fit()) return false;
+    if (!fits(Layout::slots8)) return false;
     return options_.layout ? *options_.layout == Layout::slots8
                            : linear::choose_layout(spec_.format, 0.99, cpu_) == Layout::slots8;
   }
@@ -316,6 +321,21 @@ class Packer {
     }
   }
 
+  // Masks of panels to masks of pairs, and the bytes of a unit's values to those of a pair.
+  void share_masks(std::vector<std::byte>& masks, std::vector<uint64_t>& unit_bytes) const {
+    const size_t row = size_t{linear::tile_count(spec_)} * linear::mask_bytes(spec_.format);
+    for (size_t u = 0; u < unit_bytes.size(); ++u) {
+      const std::byte* panels = masks.data() + 2 * u * row;
+      std::byte* pair = masks.data() + u * row;
+      unit_bytes[u] = 0;
+      for (size_t i = 0; i < row; ++i) {
+        pair[i] = panels[i] | panels[row + i];
+        unit_bytes[u] += static_cast<uint64_t>(std::popcount(static_cast<uint8_t>(pair[i])));
+      }
+    }
+    masks.resize(unit_bytes.size() * row);
+  }
+
   // Second pass: allocates the blob, copies what the first found, and writes the values.
   PackedMatrix fill(const std::vector<std::byte>& masks, const std::vector<uint64_t>& unit_bytes,
                     bool scales_known) {
@@ -329,7 +349,7 @@ class Packer {
     AlignedBuffer blob(at.total);
     if (!dense) {
       std::memcpy(blob.data() + at.offsets, offsets.data(), offsets.size() * sizeof(uint64_t));
-      if (spec_.layout == Layout::bitmask) std::memcpy(blob.data() + at.masks, masks.data(), masks.size());
+      if (linear::has_masks(spec_.layout)) std::memcpy(blob.data() + at.masks, masks.data(), masks.size());
     }
     int32_t* code_sums = reinterpret_cast<int32_t*>(blob.data() + at.code_sums);
     for_units([&](Unit& unit, uint32_t u) {
@@ -399,21 +419,33 @@ class Packer {
     });
   }
 
-  // The nibbles of both panels: low for the first, high for the second, each with its own position in the byte stream.
+  // Low nibbles for the first panel of a unit, high ones for the second: in a bitmask each with its own position in the byte stream,
+  // else both in one byte.
   void write_nibbles(const Unit& unit, uint8_t* out, bool dense) const {
-    for (uint32_t panel = 0; panel < 2; ++panel) {
-      uint8_t* at = out;
-      walk_panel([&](uint32_t r, uint32_t k) {
-        const uint32_t row = panel * kPanelRows + r;
-        const bool inside = row < unit.rows && k < spec_.cols;
-        const size_t e = size_t{row} * spec_.cols + k;
-        if (dense) {
-          *at++ |= static_cast<uint8_t>((inside ? unit.codes[e] : 8) << (4 * panel));
-        } else if (inside && unit.stored[e]) {
-          *at++ |= static_cast<uint8_t>(unit.codes[e] << (4 * panel));
-        }
-      });
+    const auto element = [&](uint32_t row, uint32_t k) { return size_t{row} * spec_.cols + k; };
+    const auto inside = [&](uint32_t row, uint32_t k) { return row < unit.rows && k < spec_.cols; };
+    if (spec_.layout == Layout::bitmask) {
+      for (uint32_t panel = 0; panel < 2; ++panel) {
+        uint8_t* at = out;
+        walk_panel([&](uint32_t r, uint32_t k) {
+          const uint32_t row = panel * kPanelRows + r;
+          if (inside(row, k) && unit.stored[element(row, k)])
+            *at++ |= static_cast<uint8_t>(unit.codes[element(row, k)] << (4 * panel));
+        });
+      }
+      return;
     }
+    walk_panel([&](uint32_t r, uint32_t k) {
+      uint8_t byte = 0;
+      bool stored = dense;
+      for (uint32_t panel = 0; panel < 2; ++panel) {
+        const uint32_t row = panel * kPanelRows + r;
+        const bool here = inside(row, k);
+        stored = stored || (here && unit.stored[element(row, k)]);
+        byte |= static_cast<uint8_t>((here ? unit.codes[element(row, k)] : 8) << (4 * panel));
+      }
+      if (stored) *out++ = byte;
+    });
   }
 
   std::span<const RowSource* const> parts_;

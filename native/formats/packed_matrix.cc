@@ -48,10 +48,10 @@ uint64_t checksum_of(const std::byte* data, size_t bytes) {
   return tail ^ (tail >> 32);
 }
 
-// Stored elements of each panel, from its masks.
-uint64_t masked_elements(const Matrix& m, uint32_t panel) {
+// Bits of a row of masks.
+uint64_t masked_elements(const Matrix& m, uint64_t row) {
   const uint64_t bytes = uint64_t{linear::tile_count(m)} * linear::mask_bytes(m.format);
-  const std::byte* at = m.masks + panel * bytes;
+  const std::byte* at = m.masks + row * bytes;
   uint64_t count = 0, word = 0;
   uint64_t i = 0;
   for (; i + 8 <= bytes; i += 8) {
@@ -64,22 +64,24 @@ uint64_t masked_elements(const Matrix& m, uint32_t panel) {
 
 void check_bitmask(const Matrix& m, uint64_t value_bytes) {
   const uint64_t units = units_of(m);
-  const uint32_t per_unit = linear::panels_per_unit(m.format);
-  uint64_t stored = 0;
+  const uint32_t per_unit = linear::panels_per_unit(m.format), rows = linear::masks_per_unit(m);
+  uint64_t masked = 0;
   if (m.offsets[0] != 0 || m.offsets[units] != value_bytes) corrupt("offsets do not span the values");
   for (uint64_t u = 0; u < units; ++u) {
     uint64_t longest = 0;
-    for (uint32_t i = 0; i < per_unit; ++i) {
-      const uint64_t count = masked_elements(m, static_cast<uint32_t>(u * per_unit + i));
+    for (uint32_t i = 0; i < rows; ++i) {
+      const uint64_t count = masked_elements(m, u * rows + i);
       longest = std::max(longest, count);
-      stored += count;
+      masked += count;
     }
     if (m.offsets[u + 1] < m.offsets[u] ||
         m.offsets[u + 1] - m.offsets[u] != longest * linear::value_bytes(m.format)) {
       corrupt("masks and offsets disagree at panel " + std::to_string(u * per_unit));
     }
   }
-  if (stored != m.stored) corrupt("masks and the number of stored elements disagree");
+  // A bit that two panels share stands for one nonzero or two.
+  if (m.stored < masked || m.stored > masked * per_unit / rows)
+    corrupt("masks and the number of stored elements disagree");
 }
 
 // Every unit's stream fits its offsets, and no window leaves the padded activations.
@@ -109,7 +111,7 @@ Matrix point_into(const std::byte* blob, const MatrixSpec& spec, const PackedSec
   Matrix m;
   static_cast<MatrixSpec&>(m) = spec;
   m.values = blob + at.values;
-  if (spec.layout == Layout::bitmask) m.masks = blob + at.masks;
+  if (linear::has_masks(spec.layout)) m.masks = blob + at.masks;
   if (spec.layout != Layout::dense) m.offsets = reinterpret_cast<const uint64_t*>(blob + at.offsets);
   if (spec.format == Format::i8) {
     m.row_scales = reinterpret_cast<const float*>(blob + at.row_scales);
@@ -140,11 +142,12 @@ PackedSections packed_sections(const MatrixSpec& spec, uint64_t value_bytes) {
     at = (at + bytes + 63) / 64 * 64;
     return begin;
   };
-  const uint64_t panels = linear::panel_count(spec), rows = panels * linear::kPanelRows;
+  const uint64_t rows = uint64_t{linear::panel_count(spec)} * linear::kPanelRows;
   const bool i8 = spec.format == Format::i8, i4 = linear::is_i4(spec.format);
-  s.masks = section(spec.layout == Layout::bitmask
-                        ? panels * linear::tile_count(spec) * linear::mask_bytes(spec.format)
-                        : 0);
+  s.masks =
+      section(linear::has_masks(spec.layout) ? units_of(spec) * linear::masks_per_unit(spec) *
+                                                   linear::tile_count(spec) * linear::mask_bytes(spec.format)
+                                             : 0);
   s.offsets = section(spec.layout == Layout::dense ? 0 : (units_of(spec) + 1) * sizeof(uint64_t));
   s.row_scales = section(i8 ? rows * sizeof(float) : 0);
   s.code_sums = section(i8 ? rows * sizeof(int32_t) : 0);
@@ -184,7 +187,7 @@ Matrix view_of(std::span<const std::byte> blob, bool verify_checksum) {
   if (h.version != kPackedVersion)
     corrupt("version " + std::to_string(h.version) + ", this program reads " +
             std::to_string(kPackedVersion));
-  if (h.format > static_cast<uint32_t>(Format::i4g128) || h.layout > static_cast<uint32_t>(Layout::slots8) ||
+  if (h.format > static_cast<uint32_t>(Format::i4g128) || h.layout > static_cast<uint32_t>(Layout::pairs) ||
       h.has_min > 1) {
     corrupt("unknown format or layout");
   }
@@ -206,6 +209,9 @@ Matrix view_of(std::span<const std::byte> blob, bool verify_checksum) {
     case Layout::dense:
       if (h.value_bytes != dense_values) corrupt("wrong number of values");
       break;
+    case Layout::pairs:
+      if (!linear::is_i4(spec.format) || spec.has_min) corrupt("pairs hold i4 without minimum");
+      [[fallthrough]];
     case Layout::bitmask:
       check_bitmask(m, h.value_bytes);
       break;

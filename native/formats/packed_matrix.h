@@ -16,7 +16,7 @@ struct PackedHeader {
   uint32_t version;
   uint32_t format, layout, has_min;
   uint32_t rows, cols;
-  uint64_t stored;       // elements stored
+  uint64_t stored;       // as in linear::Matrix
   uint64_t value_bytes;  // length of the values section
   uint64_t total_bytes;  // header and slack included
   uint64_t checksum;     // of the header and of everything after it

@@ -174,7 +174,7 @@ export interface ZeroCount {
 }
 
 export type KernelFormat = 'f32' | 'bf16' | 'i8' | 'i4g32' | 'i4g128';
-export type KernelLayout = 'dense' | 'bitmask' | 'slots16' | 'slots8';
+export type KernelLayout = 'dense' | 'bitmask' | 'slots16' | 'slots8' | 'pairs';
 
 /** A packed matrix held to time kernels on it. */
 export interface KernelMatrix {

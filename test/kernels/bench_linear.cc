@@ -110,7 +110,7 @@ int run(int argc, char** argv) {
   PackedMatrix packed;
   for (Format format : {Format::f32, Format::bf16, Format::i8, Format::i4g32, Format::i4g128}) {
     if (!format_filter.empty() && format_filter != linear::name_of(format)) continue;
-    for (Layout layout : {Layout::dense, Layout::bitmask, Layout::slots16, Layout::slots8}) {
+    for (Layout layout : {Layout::dense, Layout::bitmask, Layout::slots16, Layout::slots8, Layout::pairs}) {
       if (!layout_filter.empty() && layout_filter != linear::name_of(layout)) continue;
       packed = {};
       for (size_t i = 0; i < count; ++i) {

@@ -16,10 +16,12 @@ using linear::Format;
 using linear::Layout;
 
 constexpr Format kFormats[] = {Format::f32, Format::bf16, Format::i8, Format::i4g32, Format::i4g128};
-constexpr Layout kLayouts[] = {Layout::dense, Layout::bitmask, Layout::slots8};
+constexpr Layout kLayouts[] = {Layout::dense, Layout::bitmask, Layout::slots8, Layout::pairs};
 
 bool fits(Layout layout, Format format, bool has_min = false) {
-  return layout != Layout::slots8 || format == Format::i8 || (linear::is_i4(format) && !has_min);
+  const bool plain_i4 = linear::is_i4(format) && !has_min;
+  if (layout == Layout::pairs) return plain_i4;
+  return layout != Layout::slots8 || format == Format::i8 || plain_i4;
 }
 
 std::vector<float> unpack(const PackedMatrix& packed) {
@@ -78,6 +80,51 @@ FILIGREE_TEST(pack_takes_codes_over_without_rounding) {
       check(out == rows.values, "exact");
     }
   }
+}
+
+// A bit and a byte for each place where either panel has a nonzero; without a partner a nibble is 8, which is zero.
+FILIGREE_TEST(pack_i4_panels_of_a_pair_share_a_mask) {
+  MemoryRows rows(18, 128);
+  rows.source_codes = SourceCodes{4, 128, false};
+  rows.code.assign(size_t{18} * 128, 0);
+  rows.scale.assign(18, 1.0f);
+  const auto code = [&](size_t row, size_t col) -> int8_t& { return rows.code[row * 128 + col]; };
+  code(0, 0) = 3, code(0, 5) = -8;
+  code(16, 5) = 7, code(17, 6) = -1;
+  const PackedMatrix packed = pack_rows(rows, Format::i4g128, Layout::pairs);
+  const linear::Matrix& m = packed.matrix();
+  check_equal(m.stored, uint64_t{4});
+  check_equal(m.offsets[1], uint64_t{3});
+  std::array<uint64_t, 32> masks;
+  std::memcpy(masks.data(), m.masks, sizeof masks);
+  // Tiles of 4 columns: rows 0 and 16 have bits 0 to 3, rows 1 and 17 bits 4 to 7.
+  check_equal(masks[0], uint64_t{1});
+  check_equal(masks[1], uint64_t{1} << 1 | uint64_t{1} << 6);
+  check(std::all_of(masks.begin() + 2, masks.end(), [](uint64_t mask) { return mask == 0; }), "nothing else");
+  const std::array<uint8_t, 3> bytes{0x8b, 0xf0, 0x78};
+  check(std::memcmp(m.values, bytes.data(), bytes.size()) == 0, "the first panel's nibble is the low one");
+  const std::vector<float> out = unpack(packed);
+  for (size_t i = 0; i < out.size(); ++i) check_equal(out[i], static_cast<float>(rows.code[i]));
+}
+
+FILIGREE_TEST(pack_i4_in_pairs_where_zeros_are_many_and_no_minimum) {
+  Random random(18);
+  CpuFeatures cpu;
+  cpu.avx2 = cpu.avx512 = cpu.avx512_vnni = cpu.avx512_vbmi = true;
+  ThreadPool pool(2);
+  const auto layout = [&](const MemoryRows& rows, Format format) {
+    const RowSource* parts[] = {&rows};
+    PackOptions options;
+    options.format = format;
+    return pack(parts, options, cpu, pool).matrix().layout;
+  };
+  const MemoryRows most = random_rows(random, 70, 256, 0.75), half = random_rows(random, 70, 256, 0.5);
+  MemoryRows masked(70, 256);
+  masked.randomize_codes(random, {4, 32, true}, 0.75, true);
+  for (Format format : {Format::i4g32, Format::i4g128})
+    check(layout(most, format) == Layout::pairs && layout(half, format) == Layout::bitmask, name_of(format));
+  check(layout(masked, Format::i4g32) == Layout::bitmask, "a minimum");
+  check(layout(most, Format::i8) == Layout::bitmask, "i8");
 }
 
 FILIGREE_TEST(pack_bytes_do_not_depend_on_threads) {

@@ -16,8 +16,8 @@ constexpr size_t kChunkTiles = kChunkSteps * kLoadBytes / 4, kPanelBytes = kChun
 constexpr size_t row_bytes(const MatrixSpec& m) { return group_size(m.format) == 32 ? 32 : kLoadBytes; }
 
 // Tiles [first, first + count) of both panels of a pair, to [2][kPanelBytes].
-template <bool kSparse, bool kMin>
-void expand(PairStream<1, kSparse, kMin>& stream, size_t first, size_t count, std::byte* to) {
+template <Layout kLayout, bool kMin>
+void expand(PairStream<1, kLayout, kMin>& stream, size_t first, size_t count, std::byte* to) {
   const __m512i bias = kMin ? _mm512_setzero_si512() : _mm512_set1_epi8(8);
   order_memory();
   for (size_t i = 0; i < count; ++i, to += 64) {
@@ -76,7 +76,7 @@ void multiply_groups(const Matrix& m, const Input& in, const Tokens& x, uint32_t
 }
 
 // Pairs [first, first + pairs) of panels by all tokens, a chunk of K at a time.
-template <size_t kRowBytes, bool kSparse, bool kMin>
+template <size_t kRowBytes, Layout kLayout, bool kMin>
 void run_pairs(const Matrix& m, const Input& in, const Tokens& x, uint32_t first, uint32_t pairs, float* out,
                size_t out_stride, std::byte* workspace) {
   const uint32_t blocks = token_pairs(in.tokens);
@@ -84,12 +84,12 @@ void run_pairs(const Matrix& m, const Input& in, const Tokens& x, uint32_t first
   std::byte* const saved = sums + 2 * kAccumulatorBytes;
   const size_t group_tiles = group_size(m.format) / 4, chunk = kChunkTiles / group_tiles,
                groups = group_count(m);
-  PairStream<1, kSparse, kMin> streams[kGroupPairs];
-  for (uint32_t p = 0; p < pairs; ++p) streams[p] = PairStream<1, kSparse, kMin>(m, PanelSet{first + p, 1});
+  PairStream<1, kLayout, kMin> streams[kGroupPairs];
+  for (uint32_t p = 0; p < pairs; ++p) streams[p] = PairStream<1, kLayout, kMin>(m, PanelSet{first + p, 1});
   for (size_t g = 0; g < groups; g += chunk) {
     const size_t count = groups - g < chunk ? groups - g : chunk;
     for (uint32_t p = 0; p < pairs; ++p)
-      expand<kSparse, kMin>(streams[p], g * group_tiles, count * group_tiles,
+      expand<kLayout, kMin>(streams[p], g * group_tiles, count * group_tiles,
                             workspace + p * 2 * kPanelBytes);
     for (uint32_t block = 0; block < blocks; ++block) {
       const bool two = in.tokens > block * kTokenPair + kBlockTokens;
@@ -113,7 +113,7 @@ void run_pairs(const Matrix& m, const Input& in, const Tokens& x, uint32_t first
   }
 }
 
-template <bool kSparse, bool kMin>
+template <Layout kLayout, bool kMin>
 void run(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,
          std::byte* workspace) {
   if (begin >= end || in.tokens == 0) return;
@@ -124,7 +124,7 @@ void run(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* 
   for (uint32_t pair = begin / 2; pair < pairs_end; pair += group) {
     const uint32_t count = pairs_end - pair < group ? pairs_end - pair : group;
     const auto pairs =
-        x.row_bytes == 32 ? run_pairs<32, kSparse, kMin> : run_pairs<kLoadBytes, kSparse, kMin>;
+        x.row_bytes == 32 ? run_pairs<32, kLayout, kMin> : run_pairs<kLoadBytes, kLayout, kMin>;
     pairs(m, in, x, pair, count, out, out_stride, rest);
   }
   _tile_release();
@@ -140,14 +140,15 @@ size_t amx_i4_workspace(const MatrixSpec& m, uint32_t tokens) {
 
 void amx_i4_dense(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
                   size_t out_stride, std::byte* workspace) {
-  m.has_min ? run<false, true>(m, in, begin, end, out, out_stride, workspace)
-            : run<false, false>(m, in, begin, end, out, out_stride, workspace);
+  m.has_min ? run<Layout::dense, true>(m, in, begin, end, out, out_stride, workspace)
+            : run<Layout::dense, false>(m, in, begin, end, out, out_stride, workspace);
 }
 void amx_i4_bitmask(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out,
                     size_t out_stride, std::byte* workspace) {
   // A minimum adds the sum of the activations at the stored columns, which takes a second product.
-  m.has_min ? avx512vnni_i4_bitmask_chunked(m, in, begin, end, out, out_stride, workspace)
-            : run<true, false>(m, in, begin, end, out, out_stride, workspace);
+  if (m.has_min) return avx512vnni_i4_bitmask_chunked(m, in, begin, end, out, out_stride, workspace);
+  m.layout == Layout::pairs ? run<Layout::pairs, false>(m, in, begin, end, out, out_stride, workspace)
+                            : run<Layout::bitmask, false>(m, in, begin, end, out, out_stride, workspace);
 }
 
 }  // namespace filigree::linear

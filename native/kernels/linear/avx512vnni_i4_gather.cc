@@ -31,8 +31,9 @@ PanelSteps panel_steps_at(const MatrixSpec& m, std::byte* at) {
 }
 
 // Both panels of a pair.
+template <Layout kLayout>
 void list_pair(const Matrix& m, uint32_t pair, RowLists (&lists)[2]) {
-  PairStream<1, true, false> stream(m, PanelSet{pair, 1});
+  PairStream<1, kLayout, false> stream(m, PanelSet{pair, 1});
   const size_t tiles = tile_count(m);
   const __m512i eight = _mm512_set1_epi8(8);
   for (RowLists& list : lists) _mm512_store_si512(list.lengths, _mm512_setzero_si512());
@@ -119,7 +120,8 @@ void avx512vnni_i4_bitmask_gather(const Matrix& m, const Input& in, uint32_t beg
   for (uint32_t pair = begin / 2; pair < end_pair; pair += kStepPairs) {
     const uint32_t pairs = end_pair - pair < kStepPairs ? end_pair - pair : kStepPairs;
     for (uint32_t q = 0; q < pairs; ++q) {
-      list_pair(m, pair + q, lists);
+      m.layout == Layout::pairs ? list_pair<Layout::pairs>(m, pair + q, lists)
+                                : list_pair<Layout::bitmask>(m, pair + q, lists);
       for (uint32_t h = 0; h < 2; ++h) group_steps(m, lists[h], panel_steps[2 * q + h]);
     }
     for_blocks(m, in, workspace, [&]<int T>(const At& at) {

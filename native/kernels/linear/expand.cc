@@ -61,9 +61,9 @@ void expand_panel(const Matrix& m, uint32_t panel, float* codes, uint8_t* stored
   ValueReader values(m, panel);
   for (uint32_t t = 0; t < tiles; ++t) {
     uint64_t mask = ~uint64_t{0};
-    if (m.layout == Layout::bitmask) {
+    if (has_masks(m.layout)) {
       mask = 0;
-      std::memcpy(&mask, m.masks + (uint64_t{panel} * tiles + t) * mask_bytes(m.format),
+      std::memcpy(&mask, m.masks + (uint64_t{mask_row(m, panel)} * tiles + t) * mask_bytes(m.format),
                   mask_bytes(m.format));
     }
     for (uint32_t e = 0; e < elements; ++e) {

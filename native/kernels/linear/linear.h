@@ -14,6 +14,9 @@
 //            values: the stored elements of panel p in tile order, then bit order, from offsets[p] on (bytes). i4: the stored
 //            elements of panels 2q and 2q+1 are two independent sequences of nibbles (low: 2q, high: 2q+1) in one byte stream
 //            from offsets[q] on, as long as the longer of the two.
+//   pairs    (i4 without minimum, AVX-512): panels 2q and 2q+1 have one mask, masks are [pair][tile]. A bit is set where either panel
+//            has a nonzero, and the byte stored for it, from offsets[q] on, holds both panels' nibbles as in a dense layout: more
+//            bytes than a bitmask (at 70 % zeros a seventh), but two panels' tiles are expanded at once.
 //   slots8   (i8 and i4 without minimum, AVX2): only nonzeros are multiplied; see slots.h.
 // At least kValueSlack readable bytes follow the values, so that a kernel may load a full register at the last element.
 //
@@ -39,7 +42,7 @@ struct CpuFeatures;
 namespace filigree::linear {
 
 enum class Format : uint32_t { f32 = 0, bf16 = 1, i8 = 2, i4g32 = 3, i4g128 = 4 };
-enum class Layout : uint32_t { dense = 0, bitmask = 1, slots16 = 2, slots8 = 3 };
+enum class Layout : uint32_t { dense = 0, bitmask = 1, slots16 = 2, slots8 = 3, pairs = 4 };
 enum class InputKind : uint32_t { f32 = 0, bf16 = 1, i8 = 2 };
 
 inline constexpr uint32_t kPanelRows = 16;
@@ -75,6 +78,16 @@ static constexpr uint32_t panel_count(const MatrixSpec& m) {
   const uint32_t unit = kPanelRows * panels_per_unit(m.format);
   return (m.rows + unit - 1) / unit * panels_per_unit(m.format);
 }
+static constexpr bool has_masks(Layout layout) {
+  return layout == Layout::bitmask || layout == Layout::pairs;
+}
+// Rows of mask words, each of tile_count words, that a unit of panels has; and which one is a panel's.
+static constexpr uint32_t masks_per_unit(const MatrixSpec& m) {
+  return m.layout == Layout::pairs ? 1 : panels_per_unit(m.format);
+}
+static constexpr uint32_t mask_row(const MatrixSpec& m, uint32_t panel) {
+  return m.layout == Layout::pairs ? panel / 2 : panel;
+}
 static constexpr uint32_t group_count(const MatrixSpec& m) {
   const uint32_t group = group_size(m.format);
   return group == 0 ? 0 : (m.cols + group - 1) / group;
@@ -89,7 +102,7 @@ static constexpr uint32_t tile_count(const MatrixSpec& m) { return padded_cols(m
 struct Matrix : MatrixSpec {
   const std::byte* values = nullptr;  // 64-byte aligned
   const std::byte* masks =
-      nullptr;  // bitmask only, 64-byte aligned: [panel][tile] words of mask_bytes(format)
+      nullptr;  // bitmask and pairs, 64-byte aligned: [mask_row][tile] words of mask_bytes(format)
   const uint64_t* offsets =
       nullptr;  // sparse layouts: [units + 1] byte offsets into values (unit: a panel; i4: a pair)
   const float* row_scales = nullptr;  // i8: [panel_count * 16]
@@ -97,7 +110,7 @@ struct Matrix : MatrixSpec {
       nullptr;  // i8: [panel_count * 16] sum of the codes of a row (folds an unsigned bias of x)
   const uint16_t* group_scales = nullptr;  // i4: f16 [pair][group][32], row 32*pair + i at i
   const uint16_t* group_mins = nullptr;    // i4 with has_min, as group_scales
-  uint64_t stored = 0;                     // elements stored (nonzeros; rows * cols when dense)
+  uint64_t stored = 0;                     // nonzeros (with minimum: elements stored); rows * cols when dense
   uint64_t bytes = 0;                      // of the whole packed matrix
 };
 

@@ -107,6 +107,8 @@ Layout choose_layout(Format format, double zeros, const CpuFeatures& cpu) {
   if (format == Format::i8 && zeros >= 0.45 && shuffles) return Layout::slots8;
   if (is_i4(format) && shuffles)
     return zeros >= (format == Format::i4g128 ? 0.62 : 0.78) ? Layout::slots8 : Layout::dense;
+  // Two panels expanded at once for more bytes: worth it where zeros are so many that bytes are not the bound.
+  if (is_i4(format) && has_avx512vnni(cpu) && zeros >= 0.65) return Layout::pairs;
   return Layout::bitmask;
 }
 
@@ -136,6 +138,8 @@ const char* name_of(Layout layout) {
       return "slots16";
     case Layout::slots8:
       return "slots8";
+    case Layout::pairs:
+      return "pairs";
   }
   return "?";
 }

@@ -18,7 +18,7 @@ constexpr uint32_t kTogether = 4;
 uint64_t bytes_before(const Matrix& m, uint32_t unit) {
   const uint64_t tiles = uint64_t{unit} * tile_count(m);
   if (m.layout == Layout::dense) return tiles * kPanelRows * tile_cols(m.format) * value_bytes(m.format);
-  const uint64_t masks = m.masks == nullptr ? 0 : tiles * panels_per_unit(m.format) * mask_bytes(m.format);
+  const uint64_t masks = m.masks == nullptr ? 0 : tiles * masks_per_unit(m) * mask_bytes(m.format);
   return masks + m.offsets[unit];
 }
 
