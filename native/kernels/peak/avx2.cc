@@ -15,11 +15,11 @@ int64_t peak_avx2_f32(uint64_t rounds) {
 int64_t peak_avx2_i8(uint64_t rounds) {
   __m256i x = _mm256_set1_epi8(1), w = _mm256_set1_epi8(1);
   const __m256i ones = _mm256_set1_epi16(1);
-  FILIGREE_OPAQUE(x);
   FILIGREE_OPAQUE(w);
   return run_chains(
       rounds, _mm256_setzero_si256(),
       [&](__m256i a) {
+        FILIGREE_OPAQUE(x);  // in every step, or the sign is taken once for all
         __m256i sign = _mm256_sign_epi8(x, w);
         FILIGREE_OPAQUE(sign);
         __m256i pairs = _mm256_maddubs_epi16(w, sign);
