@@ -48,7 +48,27 @@ uint32_t next_nonzero(const int8_t* row, uint32_t k, uint32_t cols) {
   return k;
 }
 
-// Greedy: the window starts at the first column that any row still waits for, as far as padding allows.
+// Up to four nonzeros of a row that a step takes; an empty slot is a code of 0.
+struct Taken {
+  int8_t code[4] = {};
+  uint32_t place[4] = {};
+};
+
+// Orders them so that both pairs, slots 0 and 1 and slots 2 and 3, are safe; false if no order is.
+bool order_safely(Taken& t) {
+  using linear::is_safe_pair;
+  for (uint32_t partner = 1; partner < 4; ++partner) {
+    const uint32_t a = partner == 1 ? 2 : 1, b = partner == 3 ? 2 : 3;
+    if (!is_safe_pair(t.code[0], t.code[partner]) || !is_safe_pair(t.code[a], t.code[b])) continue;
+    std::swap(t.code[1], t.code[partner]);
+    std::swap(t.place[1], t.place[partner]);
+    return true;
+  }
+  return false;
+}
+
+// Greedy: the window starts at the first column that any row still waits for, as far as padding allows. A row whose next four have no
+// safe order takes the first three or two of them; two are always safe, one in each pair.
 uint32_t pack_octet(const int8_t* codes, uint32_t rows, uint32_t cols, std::byte* out) {
   StepWriter writer(out);
   uint32_t next[8], window = 0;
@@ -65,10 +85,19 @@ uint32_t pack_octet(const int8_t* codes, uint32_t rows, uint32_t cols, std::byte
     window = start;
     for (uint32_t r = 0; r < rows; ++r) {
       const int8_t* row = codes + size_t{r} * cols;
-      for (uint32_t slot = 0; slot < 4 && next[r] < std::min(cols, window + kWindow); ++slot) {
-        writer.put(r, slot, row[next[r]], next[r] - window);
-        next[r] = next_nonzero(row, next[r] + 1, cols);
+      const uint32_t window_end = std::min(cols, window + kWindow);
+      Taken taken;
+      for (uint32_t n = 0, k = next[r]; n < 4 && k < window_end; ++n, k = next_nonzero(row, k + 1, cols)) {
+        taken.code[n] = row[k], taken.place[n] = k - window;
       }
+      uint32_t last = 3;
+      while (!order_safely(taken)) taken.code[last--] = 0;
+      for (uint32_t slot = 0; slot < 4; ++slot) {
+        if (taken.code[slot] == 0) continue;
+        writer.put(r, slot, taken.code[slot], taken.place[slot]);
+        next[r] = std::max(next[r], window + taken.place[slot] + 1);
+      }
+      next[r] = next_nonzero(row, next[r], cols);
     }
     writer.end();
   }

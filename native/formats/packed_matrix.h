@@ -22,7 +22,7 @@ struct PackedHeader {
   uint64_t checksum;     // of the header and of everything after it
 };
 
-inline constexpr uint32_t kPackedVersion = 1;
+inline constexpr uint32_t kPackedVersion = 2;
 inline constexpr size_t kPackedHeaderBytes = 256;
 
 struct PackedSections {

@@ -52,9 +52,10 @@ class BenchRows : public RowSource {
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
     x ^= x >> 31;
     if (static_cast<uint32_t>(x >> 32) < below_) return 0;
-    const int span = linear::is_i4(format_) ? 7 : 127;
-    const int magnitude = 1 + static_cast<int>(x % static_cast<uint64_t>(span));
-    return x & 0x10000 ? magnitude : -magnitude;
+    // As trained weights: the sum of four bytes is nearly normal, its largest deviation 3.45 times its standard one.
+    const int sum = static_cast<int>((x & 255) + (x >> 8 & 255) + (x >> 16 & 255) + (x >> 24 & 255)) - 510;
+    const int code = sum * (linear::is_i4(format_) ? 7 : 127) / 510;
+    return code != 0 ? code : 1;
   }
   uint64_t rows_, cols_;
   uint32_t below_;

@@ -160,6 +160,22 @@ FILIGREE_ISA_TEST(linear_layer_sized_matrices, kIsas) {
   }
 }
 
+FILIGREE_ISA_TEST(linear_largest_codes_do_not_saturate, kIsas) {
+  Random random(8);
+  for (double zeros : {0.0, 0.5, 0.8}) {
+    for (uint32_t tokens : {1u, 5u, 40u}) {
+      // Rows of one sign, of the other and of both, every code at 127.
+      MemoryRows m(24, 400);
+      for (size_t e = 0; e < m.values.size(); ++e) {
+        const uint64_t kind = e / m.cols() % 3;
+        const float sign = kind == 0 || (kind == 1 && random.below(2)) ? 1.0f : -1.0f;
+        m.values[e] = random.below(100) < 100 * zeros ? 0.0f : sign;
+      }
+      check_matrix(isa, m, Format::i8, tokens, random);
+    }
+  }
+}
+
 FILIGREE_ISA_TEST(linear_minimum_per_group, kIsas) {
   Random random(5);
   for (int i = 0; i < 40; ++i) {

@@ -7,6 +7,7 @@
 #include "base/status.h"
 #include "base/thread_pool.h"
 #include "formats/quantize_rows.h"
+#include "kernels/linear/slots.h"
 #include "linear_fixture.h"
 
 namespace filigree::test {
@@ -125,6 +126,28 @@ FILIGREE_TEST(pack_i4_in_pairs_where_zeros_are_many_and_no_minimum) {
     check(layout(most, format) == Layout::pairs && layout(half, format) == Layout::bitmask, name_of(format));
   check(layout(masked, Format::i4g32) == Layout::bitmask, "a minimum");
   check(layout(most, Format::i8) == Layout::bitmask, "i8");
+}
+
+// What lets a kernel multiply unsigned activations by pairs of codes in 16 bits (slots.h).
+FILIGREE_TEST(pack_puts_safe_pairs_into_slots) {
+  Random random(18);
+  for (double zeros : {0.0, 0.5, 0.9}) {
+    MemoryRows rows(40, 500);
+    rows.randomize_codes(random, {8, 0, false}, zeros, false);
+    const PackedMatrix packed = pack_rows(rows, Format::i8, Layout::slots8);
+    const linear::Matrix& m = packed.matrix();
+    for (uint32_t panel = 0; panel < linear::panel_count(m); ++panel) {
+      const std::byte* end = m.values + m.offsets[panel + 1];
+      for (const std::byte* p = m.values + m.offsets[panel] + linear::kSlotHeaderBytes; p < end;
+           p += linear::kSlotPairBytes) {
+        for (size_t i = 0; i < linear::kSlotPlaces; i += 2) {
+          const int a = static_cast<int8_t>(p[i]), b = static_cast<int8_t>(p[i + 1]);
+          check(linear::is_safe_pair(a, b), std::to_string(a) + " beside " + std::to_string(b));
+        }
+      }
+    }
+    check(unpack(packed) == rows.values, "exact");
+  }
 }
 
 FILIGREE_TEST(pack_bytes_do_not_depend_on_threads) {

@@ -49,6 +49,7 @@ void run_octet(const Matrix& m, const std::byte* pair, uint32_t pairs, const uin
         const __m256i window = _mm256_broadcastsi128_si256(load128(x + i * stride));
         __m256i& a = acc[TB == 1 ? step : i];
         a = Dot::dot(a, w, _mm256_shuffle_epi8(window, place));
+        __asm__("" : "+x"(a));  // one register from step to step
       }
     }
   }

@@ -13,6 +13,8 @@
 //   0   codes of step 0: [row 0..7][4]     32  codes of step 1
 //   64  places: byte i, low nibble for byte i of step 0's codes, high nibble for step 1's
 //   96  columns the window moves on before step 0, before step 1
+// The two codes of slots 0 and 1, and of 2 and 3, are a safe pair: with activations as 0..255 their products' sum fits 16 bits.
+// Any codes can be stored so: of two large ones of the same sign each takes a pair of its own.
 // A window starts at column 0 and stays within kInputPadding-padded columns, so that 16 activations can be loaded at its start.
 //
 // i4, without minimum: a code and its place share a byte, and a window never leaves its group of columns, so that a group's sum is
@@ -28,6 +30,11 @@ inline constexpr size_t kSlotPairBytes = 98;
 inline constexpr size_t kSlotPlaces = 64, kSlotMoves = 96;
 inline constexpr size_t kSlotHeaderBytes = 8;
 inline constexpr size_t kNibbleStepBytes = 33, kNibbleMove = 32;
+
+static constexpr bool is_safe_pair(int a, int b) {
+  const int high = (a > 0 ? a : 0) + (b > 0 ? b : 0), low = (a < 0 ? a : 0) + (b < 0 ? b : 0);
+  return 255 * high <= INT16_MAX && 255 * low >= INT16_MIN;
+}
 
 // Last column a window may start at.
 static constexpr uint32_t last_window(uint32_t cols) {
