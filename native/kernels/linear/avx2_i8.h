@@ -149,9 +149,17 @@ void decode_i8_bitmask(const Matrix& m, const Input& in, uint32_t begin, uint32_
     decode_bitmask<Dot>(m, in.i8, b, in.scales[0], p, std::min(p + 1, end - 1), out);
 }
 
+// What a pass over a block fetches for a later one: `step` bytes for each tile, spread over the pass because more lines at once than
+// the first-level cache waits for stop the loads behind them.
+struct Ahead {
+  const uint8_t* from;
+  size_t step;
+};
+
 // sums[TB][16] += block * x; block: two registers of 8 rows x 4 columns a tile, tiles `stride` bytes apart; x[tile][kTokenTile][4].
 template <class Dot, int TB>
-void multiply(const uint8_t* block, size_t stride, const uint8_t* x, size_t tiles, int32_t* sums) {
+void multiply(const uint8_t* block, size_t stride, const uint8_t* x, size_t tiles, Ahead ahead,
+              int32_t* sums) {
   __m256i acc[TB][2];
 #pragma GCC unroll 8
   for (int i = 0; i < TB; ++i) {
@@ -159,6 +167,7 @@ void multiply(const uint8_t* block, size_t stride, const uint8_t* x, size_t tile
     acc[i][1] = load256(sums + i * 16 + 8);
   }
   for (size_t t = 0; t < tiles; ++t) {
+    prefetch(ahead.from + t * ahead.step);
     const auto w0 = Dot::load(load256(block + t * stride)), w1 = Dot::load(load256(block + t * stride + 32));
 #pragma GCC unroll 4
     for (int i = 0; i < TB; ++i) {
@@ -196,7 +205,7 @@ struct PlaceCodes {
 template <class Dot, bool kDense>
 void batch_i8(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, float* out, size_t out_stride,
               std::byte* workspace) {
-  using Multiply = void (*)(const uint8_t*, size_t, const uint8_t*, size_t, int32_t*);
+  using Multiply = void (*)(const uint8_t*, size_t, const uint8_t*, size_t, Ahead, int32_t*);
   constexpr Multiply kMultiply[kTokenTile + 1] = {nullptr, multiply<Dot, 1>, multiply<Dot, 2>,
                                                   multiply<Dot, 3>, multiply<Dot, 4>};
   const size_t tiles = tile_count(m);
@@ -221,13 +230,14 @@ void batch_i8(const Matrix& m, const Input& in, uint32_t begin, uint32_t end, fl
         for (uint32_t half = 0; half < halves; ++half) {
           // Dense: a half is a panel. Expanded: rows 8 half .. 8 half + 7 of both panels.
           const uint8_t* w = kDense ? values + ((a + half) * tiles + t0) * 64 : block + 64 * half;
-          if (kDense && first == 0) {
-            for (size_t i = 0; i < n * 64; i += 64) prefetch(w + kBlockTiles * 64 + i);
-          }
+          const uint32_t passes = (tokens + kTokenTile - 1) / kTokenTile;
+          const size_t ahead_step = kDense && first == 0 ? 64 / passes : 0;
+          const uint8_t* ahead = w + kBlockTiles * 64;
           for (uint32_t i = 0; i < tokens; i += kTokenTile) {
-            kMultiply[std::min(kTokenTile, tokens - i)](w, kDense ? 64 : 128,
-                                                        arranged + (i * tiles + t0 * kTokenTile) * 4, n,
-                                                        sums + (half * kTokenChunk + i) * 16);
+            kMultiply[std::min(kTokenTile, tokens - i)](
+                w, kDense ? 64 : 128, arranged + (i * tiles + t0 * kTokenTile) * 4, n, {ahead, ahead_step},
+                sums + (half * kTokenChunk + i) * 16);
+            ahead += n * ahead_step;
           }
         }
       }
