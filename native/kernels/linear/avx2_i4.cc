@@ -15,6 +15,7 @@ struct PairDot {
         pairs = _mm256_setzero_si256();
       }
     }
+    FILIGREE_INLINE void keep() { __asm__("" : "+x"(pairs)); }
     FILIGREE_INLINE __m256i total() const {
       return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
     }

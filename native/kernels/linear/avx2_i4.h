@@ -4,7 +4,8 @@
 // multiplied unsigned by signed: eight pair sums of 2 * 15 * 127 fit 16 bits. Without minimum 8 times the group's sum of
 // activations is taken off; with one, the sum over the stored columns is computed where it is not the group's.
 //
-// A Dot has: Group<kTiles> that sums the tiles of a group, add(tile, w, x) and total().
+// A Dot has: Group<kTiles> that sums up to kTiles tiles of a group, add(tile, w, x), keep(), which has the compiler hold the sum in one
+// register from tile to tile, and total().
 #include "kernels/linear/avx2_expand.h"
 
 namespace filigree::linear {
@@ -181,21 +182,35 @@ template <class Dot, int kGroupTiles, int TB>
 void multiply(const uint8_t* block, const uint8_t* x, size_t groups, uint32_t half, const GroupTerms& terms,
               float* acc) {
   for (size_t g = 0; g < groups; ++g) {
-    using Group = typename Dot::template Group<kGroupTiles>;
-    const auto sum = [&](const uint8_t* codes, Group(*sums)[2]) __attribute__((always_inline)) {
+    // Runs of eight tiles: only a run's sums need registers, and one that goes through memory costs as much as the rest of a tile.
+    const auto sum = [&](const uint8_t* codes, __m256i(*sums)[2]) __attribute__((always_inline)) {
+      for (int run = 0; run < kGroupTiles; run += 8) {
+        typename Dot::template Group<8> part[TB][2];
 #pragma GCC unroll 1
-      for (int t = 0; t < kGroupTiles; ++t) {
-        const __m256i w0 = load256(codes + t * 128), w1 = load256(codes + t * 128 + 32);
-        const uint8_t* xt = x + (g * kGroupTiles + t) * 4 * kTokenTile;
+        for (int t = 0; t < 8; ++t) {
+          const uint8_t* from = codes + (run + t) * 128;
+          const __m256i w0 = load256(from), w1 = load256(from + 32);
+          const uint8_t* xt = x + (g * kGroupTiles + run + t) * 4 * kTokenTile;
+#pragma GCC unroll 4
+          for (int i = 0; i < TB; ++i) {
+            const __m256i b = broadcast4(xt + 4 * i);
+            part[i][0].add(t, w0, b);
+            part[i][1].add(t, w1, b);
+            part[i][0].keep();
+            part[i][1].keep();
+          }
+        }
 #pragma GCC unroll 4
         for (int i = 0; i < TB; ++i) {
-          const __m256i b = broadcast4(xt + 4 * i);
-          sums[i][0].add(t, w0, b);
-          sums[i][1].add(t, w1, b);
+#pragma GCC unroll 2
+          for (int h = 0; h < 2; ++h) {
+            const __m256i total = part[i][h].total();
+            sums[i][h] = run == 0 ? total : _mm256_add_epi32(sums[i][h], total);
+          }
         }
       }
     };
-    Group sums[TB][2];
+    __m256i sums[TB][2];
     sum(block + g * kGroupTiles * 128, sums);
     const __m256 s0 = quad_scales(terms.scales + g * 32, 2 * half),
                  s1 = quad_scales(terms.scales + g * 32, 2 * half + 1);
@@ -204,13 +219,13 @@ void multiply(const uint8_t* block, const uint8_t* x, size_t groups, uint32_t ha
       const __m256i over =
           _mm256_set1_epi32(terms.mins != nullptr ? 0 : 8 * terms.sums[i * terms.sum_stride + g]);
       float* f = acc + i * 16;
-      const __m256 v0 = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums[i][0].total(), over));
-      const __m256 v1 = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums[i][1].total(), over));
+      const __m256 v0 = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums[i][0], over));
+      const __m256 v1 = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums[i][1], over));
       _mm256_storeu_ps(f, _mm256_fmadd_ps(s0, v0, _mm256_loadu_ps(f)));
       _mm256_storeu_ps(f + 8, _mm256_fmadd_ps(s1, v1, _mm256_loadu_ps(f + 8)));
     }
     if (terms.mins == nullptr) continue;
-    Group present[TB][2];
+    __m256i present[TB][2];
     if (terms.stored != nullptr) sum(terms.stored + g * kGroupTiles * 128, present);
     const __m256 m0 = quad_scales(terms.mins + g * 32, 2 * half),
                  m1 = quad_scales(terms.mins + g * 32, 2 * half + 1);
@@ -218,8 +233,8 @@ void multiply(const uint8_t* block, const uint8_t* x, size_t groups, uint32_t ha
     for (int i = 0; i < TB; ++i) {
       const __m256i all = _mm256_set1_epi32(terms.sums[i * terms.sum_stride + g]);
       float* f = acc + i * 16;
-      const __m256 v0 = _mm256_cvtepi32_ps(terms.stored != nullptr ? present[i][0].total() : all);
-      const __m256 v1 = _mm256_cvtepi32_ps(terms.stored != nullptr ? present[i][1].total() : all);
+      const __m256 v0 = _mm256_cvtepi32_ps(terms.stored != nullptr ? present[i][0] : all);
+      const __m256 v1 = _mm256_cvtepi32_ps(terms.stored != nullptr ? present[i][1] : all);
       _mm256_storeu_ps(f, _mm256_fmadd_ps(m0, v0, _mm256_loadu_ps(f)));
       _mm256_storeu_ps(f + 8, _mm256_fmadd_ps(m1, v1, _mm256_loadu_ps(f + 8)));
     }

@@ -8,6 +8,7 @@ struct VnniDot {
   struct Group {
     __m256i sum = _mm256_setzero_si256();
     FILIGREE_INLINE void add(int, __m256i w, __m256i x) { sum = _mm256_dpbusd_avx_epi32(sum, w, x); }
+    FILIGREE_INLINE void keep() { __asm__("" : "+x"(sum)); }
     FILIGREE_INLINE __m256i total() const { return sum; }
   };
 };
