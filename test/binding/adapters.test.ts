@@ -198,7 +198,9 @@ describe.skipIf(CPU_ONLY)(`an adapter over compressed weights${skipped}`, () => 
       const exact = await load({ ...EXACT, adapters }, base);
       const packed = await load({ weights, adapters }, base);
       const plain = await load({ weights }, base);
-      expect(Object.keys(packed.info.formats).some((format) => /bitmask|pairs|slots/.test(format))).toBe(true);
+      expect(Object.keys(packed.info.formats).some((format) => /bitmask|pairs|slots/.test(format))).toBe(
+        true,
+      );
       expect(packed.info.formats).toEqual(plain.info.formats);
       for (const length of [1, 30]) {
         const ids = tokens(2, length);
