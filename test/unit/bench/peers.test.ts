@@ -221,14 +221,21 @@ describe('peers', () => {
       timeoutSeconds: 20,
     });
     expect(peer.format).toBe('them');
-    const { prefill, decode } = await peer.measure({ prompt: 40, context: 10, batches: [1, 3] });
-    expect(prefill.tokens).toBe(40);
-    expect(prefill.seconds).toBeGreaterThan(0.015);
-    // 20 ms a token and no more than a machine's hiccups: at most 50 a second each.
-    const each = (batch: number) => decode.get(batch)!.tokens / batch;
-    expect(each(1)).toBeLessThanOrEqual(51);
-    expect(each(3)).toBeLessThanOrEqual(51);
-    expect(each(1)).toBeGreaterThan(1);
+    // 20 ms a token: at most 50 a second each. A first token that is read late makes the others look faster, now and then; a token
+    // counted twice would do so every time, so the slowest of three measures is judged.
+    const slowest = new Map<number, number>();
+    for (let i = 0; i < 3; ++i) {
+      const { prefill, decode } = await peer.measure({ prompt: 40, context: 10, batches: [1, 3] });
+      expect(prefill.tokens).toBe(40);
+      expect(prefill.seconds).toBeGreaterThan(0.015);
+      for (const batch of [1, 3]) {
+        const each = decode.get(batch)!.tokens / batch;
+        expect(each).toBeGreaterThan(1);
+        slowest.set(batch, Math.min(each, slowest.get(batch) ?? Infinity));
+      }
+    }
+    expect(slowest.get(1)).toBeLessThanOrEqual(51);
+    expect(slowest.get(3)).toBeLessThanOrEqual(51);
     server.close();
   });
 
