@@ -6,6 +6,7 @@
 
 #include "../../native/cuda/decode_attention.cu"
 #include "../cuda/attention_problem.h"
+#include "emulated/bytes.h"
 #include "emulated/end.h"
 #include "harness.h"
 
@@ -15,20 +16,6 @@ namespace {
 using namespace cuda;
 using cuda::test::Attention;
 using cuda::test::Heads;
-
-// 16-byte aligned, as device memory is.
-struct Bytes {
-  std::vector<uint4> memory;
-  explicit Bytes(size_t bytes) : memory(bytes / 16 + 1) {}
-  explicit Bytes(const std::vector<uint8_t>& from) : Bytes(from.size()) {
-    std::memcpy(memory.data(), from.data(), from.size());
-  }
-  std::vector<uint8_t> copy(size_t bytes) const {
-    std::vector<uint8_t> to(bytes);
-    std::memcpy(to.data(), memory.data(), bytes);
-    return to;
-  }
-};
 
 void check_attention(Attention a, uint32_t split_positions, const std::string& name) {
   const Heads& h = a.shape;

@@ -5,6 +5,7 @@
 
 #include "../../native/cuda/attention.cu"
 #include "../cuda/attention_problem.h"
+#include "emulated/bytes.h"
 #include "emulated/end.h"
 #include "harness.h"
 
@@ -16,15 +17,6 @@ using cuda::test::Attention;
 using cuda::test::Heads;
 using cuda::test::Row;
 using cuda::test::rows_of;
-
-// 16-byte aligned, as device memory is.
-struct Bytes {
-  std::vector<uint4> memory;
-  explicit Bytes(size_t bytes) : memory(bytes / 16 + 1) {}
-  explicit Bytes(const std::vector<uint8_t>& from) : Bytes(from.size()) {
-    std::memcpy(memory.data(), from.data(), from.size());
-  }
-};
 
 struct Problem {
   Attention a;
