@@ -42,7 +42,7 @@ export function showFacts(model: ModelPage): void {
       'As dense f32',
       `${bytes(model.dense_f32_bytes)} (${(model.dense_f32_bytes / model.weight_bytes).toFixed(1)} x)`,
     ],
-    ['Zeros', percent(model.sparsity)],
+    ['Zeros left out', percent(model.sparsity)],
     ...formats.map(([name, size]): [string, string] => [`· ${name}`, bytes(size)]),
     ['KV cache', model.kv_type],
     ['Runs on', `${model.isa}, ${model.threads} threads`],
